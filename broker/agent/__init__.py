@@ -1,0 +1,1 @@
+"""The agent's side: the standard library and the grammar, nothing else."""

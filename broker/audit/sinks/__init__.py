@@ -1,0 +1,1 @@
+"""Where copies of the trail are delivered."""

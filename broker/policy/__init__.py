@@ -1,0 +1,1 @@
+"""Decide who may read what."""

@@ -1,0 +1,1 @@
+"""Where secrets come from, one file a source."""

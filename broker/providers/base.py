@@ -1,0 +1,84 @@
+"""What every provider promises, and what it may use of the broker.
+
+A provider reads sources and nothing else: it sees no identity, no policy, no cache and no audit. It
+raises only the `FetchError` family; a foreign exception never leaves it, and neither does its text,
+which may name hosts, paths or values.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import BaseModel
+
+from broker.clock import Clock
+from broker.reference import Source
+from broker.secret import Reading
+
+
+class Provider(Protocol):
+    """Read the sources of one scheme."""
+
+    def check(self, source: Source) -> None:
+        """Refuse, without I/O, a source that this provider could never read.
+
+        Raises:
+            FetchError: It is outside what the settings declare, or uses what the provider lacks.
+
+        """
+        ...
+
+    async def fetch(self, source: Source) -> Reading:
+        """Read `source` once and consistently. May be cancelled at any await without a leak.
+
+        Raises:
+            SecretMissingError: The source is not there; says which part.
+            UpstreamDeniedError: The back end refuses it, with a credential that is good.
+            SourceUnavailableError: The back end can't answer now.
+            SecretUnusableError: There is something there that can't be handed out.
+
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Return when the back end could serve a read now.
+
+        Raises:
+            SourceUnavailableError: It could not; the detail says what to look at.
+
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release everything; a second call does nothing."""
+        ...
+
+
+class UpstreamObserver(Protocol):
+    """Count what a provider asks of its back end; labels are closed sets, never caller's text."""
+
+    def upstream_request(self, *, provider: str, operation: str, outcome: str, seconds: float) -> None:
+        """Count one request to a back end (`operation`: read, login, renew, lookup, mounts, health)."""
+        ...
+
+    def upstream_budget(self, *, provider: str, per_second: float, throttled: int) -> None:
+        """State the budget in requests a second, and add requests that had to wait for it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderTools:
+    """What the composition root hands to every provider."""
+
+    clock: Clock
+    observer: UpstreamObserver
+    max_value_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderEntry:
+    """One line of the table in `registry.py`: a scheme, its settings model, and its factory."""
+
+    scheme: str
+    settings: type[BaseModel]
+    build: Callable[[BaseModel, ProviderTools], Provider]

@@ -1,0 +1,1 @@
+"""Read secrets from HashiCorp Vault or OpenBao."""

@@ -1,0 +1,185 @@
+"""What is secret, in types that refuse to show it.
+
+`SecretValue` is one value, `SecretDocument` everything that one read of a source gave, `Reading` that
+document with what may be told about it. The only ways out are `reveal` and `reveal_text`. Python can't
+wipe memory (see SECURITY.md): the promise is few copies, no `repr`, no pickle, no log.
+"""
+
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, NoReturn, final
+
+from broker.errors import MissingPart, SecretMissingError, SecretUnusableError
+
+MASK: Final = "***"
+
+
+class Encoding(StrEnum):
+    """How a value is written in an answer."""
+
+    TEXT = "utf-8"
+    BASE64 = "base64"
+    JSON = "json"
+
+
+class _Opaque:
+    """Refuse every way in which Python shows or copies an object by accident."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return MASK
+
+    def __str__(self) -> str:
+        return MASK
+
+    def __format__(self, _spec: str, /) -> str:
+        return MASK
+
+    def __reduce_ex__(self, _protocol: object, /) -> NoReturn:
+        message = f"a {type(self).__name__} can't be copied or serialised"
+        raise TypeError(message)
+
+    def __len__(self) -> NoReturn:
+        message = f"a {type(self).__name__} has no len(), which would tell its length in a log"
+        raise TypeError(message)
+
+    def __iter__(self) -> NoReturn:
+        message = f"a {type(self).__name__} can't be iterated"
+        raise TypeError(message)
+
+    def __bool__(self) -> bool:
+        return True
+
+
+@final
+class SecretValue(_Opaque):
+    """One secret value: its bytes, and how an answer writes them."""
+
+    __slots__ = ("_data", "encoding")
+    __hash__ = None  # type: ignore[assignment]  # A hash would let a value be looked up in a table.
+
+    def __init__(self, data: bytes, *, encoding: Encoding) -> None:
+        """Wrap `data`; with `Encoding.TEXT` and `Encoding.JSON` it is valid UTF-8."""
+        self._data = data
+        self.encoding = encoding
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "SecretValue":
+        """Wrap bytes of unknown kind: text if they are UTF-8, else base64 in the answer."""
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError:
+            return cls(data, encoding=Encoding.BASE64)
+        return cls(data, encoding=Encoding.TEXT)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare in a time that tells nothing of where two values differ."""
+        if not isinstance(other, SecretValue):
+            return NotImplemented
+        return hmac.compare_digest(self._data, other._data)
+
+    @property
+    def size(self) -> int:
+        """Return the number of bytes, for limits; never log it."""
+        return len(self._data)
+
+    def reveal(self) -> bytes:
+        """Return the bytes; every call of this is a place where a secret leaves its type."""
+        return self._data
+
+
+@final
+class SecretDocument(_Opaque):
+    """Everything that one read of one source gave: a scalar, or named fields below each other."""
+
+    __slots__ = ("_root", "_selected", "size")
+
+    def __init__(self, root: object, *, size: int) -> None:
+        """Wrap `root`: bytes for a scalar, or what `json.loads` made of an object.
+
+        Args:
+            root: `bytes`, or a mapping of JSON values.
+            size: The bytes that count against the cache's bound.
+
+        """
+        self._root = root
+        self._selected: dict[tuple[str, ...], SecretValue] = {}
+        self.size = size
+
+    @classmethod
+    def of_bytes(cls, data: bytes) -> "SecretDocument":
+        """Wrap a source that has no fields: a file, a variable."""
+        return cls(data, size=len(data))
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any], *, size: int) -> "SecretDocument":
+        """Wrap a source with named fields: the data of a KV secret."""
+        return cls(fields, size=size)
+
+    def select(self, pointer: tuple[str, ...]) -> SecretValue:
+        """Return what stands at `pointer`; the empty pointer is the whole document.
+
+        A JSON string comes back as its text, anything else as JSON, numbers as the source wrote them.
+
+        Raises:
+            SecretMissingError: There is no such field; the detail names how far the pointer got.
+            SecretUnusableError: The text is no valid Unicode (a lone surrogate).
+
+        """
+        known = self._selected.get(pointer)
+        if known is None:
+            known = self._selected[pointer] = _value_of(self._walk(pointer))
+        return known
+
+    def _walk(self, pointer: tuple[str, ...]) -> object:
+        here: object = self._root
+        for depth, token in enumerate(pointer):
+            if isinstance(here, Mapping) and token in here:
+                here = here[token]
+            elif isinstance(here, list) and _is_index(token) and int(token) < len(here):
+                here = here[int(token)]
+            else:
+                where = "/".join(pointer[: depth + 1])
+                message = f"the secret is there and has no field {where!r}"
+                raise SecretMissingError(message, part=MissingPart.FIELD)
+        return here
+
+
+def _is_index(token: str) -> bool:
+    """Tell whether a JSON pointer token may index an array (RFC 6901 §4)."""
+    return token == "0" or (token.isascii() and token.isdigit() and token[0] != "0" and len(token) < 10)
+
+
+def _value_of(node: object) -> SecretValue:
+    if isinstance(node, bytes):
+        return SecretValue.from_bytes(node)
+    try:
+        if isinstance(node, str):
+            return SecretValue(node.encode("utf-8"), encoding=Encoding.TEXT)
+        text = json.dumps(node, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return SecretValue(text.encode("utf-8"), encoding=Encoding.JSON)
+    except (UnicodeEncodeError, ValueError):
+        message = "the value is no valid Unicode or no valid JSON, so it can't be written in an answer"
+        raise SecretUnusableError(message) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One consistent read of a source, and what may be told about it.
+
+    Attributes:
+        document: What was read.
+        version: The source's own name of this version, None where it has none.
+        not_after: Wall time (seconds) after which the source itself says the value is gone, or None.
+        upstream_request: The source's id of the read, which joins our audit trail with its own.
+
+    """
+
+    document: SecretDocument
+    version: str | None = None
+    not_after: float | None = None
+    upstream_request: str | None = None

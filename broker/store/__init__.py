@@ -1,0 +1,1 @@
+"""The tables of the broker and their dialects."""
