@@ -22,10 +22,16 @@ class Metrics:
         # route: the template of a declared route, or `other`; status: the HTTP status, three digits.
         self._requests = Counter("broker_requests", "HTTP requests answered.", ["route", "status"], registry=registry)
         self._request_seconds = Histogram(
-            "broker_request_seconds", "Time from a request's head to its answer.", ["route"], buckets=_FAST, registry=registry
+            "broker_request_seconds",
+            "Time from a request's head to its answer.",
+            ["route"],
+            buckets=_FAST,
+            registry=registry,
         )
         # provider: a scheme of the registry, or `none`; outcome: ok, stale, denied, missing, unavailable, invalid.
-        self._references = Counter("broker_references", "References answered.", ["provider", "outcome"], registry=registry)
+        self._references = Counter(
+            "broker_references", "References answered.", ["provider", "outcome"], registry=registry
+        )
         self._resolve_seconds = Histogram(
             "broker_fetch_seconds", "Time of one read of a source.", ["provider"], buckets=_FAST, registry=registry
         )
@@ -36,13 +42,23 @@ class Metrics:
         self._cache_evictions = Counter("broker_cache_evictions", "Sources dropped for room.", registry=registry)
         # operation: read, login, renew, lookup, mounts, health; outcome: ok, denied, missing, unavailable, invalid.
         self._upstream = Counter(
-            "broker_upstream_requests", "Requests to a back end.", ["provider", "operation", "outcome"], registry=registry
+            "broker_upstream_requests",
+            "Requests to a back end.",
+            ["provider", "operation", "outcome"],
+            registry=registry,
         )
         self._upstream_seconds = Histogram(
-            "broker_upstream_seconds", "Time of one request to a back end.", ["provider"], buckets=_FAST, registry=registry
+            "broker_upstream_seconds",
+            "Time of one request to a back end.",
+            ["provider"],
+            buckets=_FAST,
+            registry=registry,
         )
         self._budget = Gauge(
-            "broker_upstream_budget_per_second", "Requests a second that a back end is asked at most.", ["provider"], registry=registry
+            "broker_upstream_budget_per_second",
+            "Requests a second that a back end is asked at most.",
+            ["provider"],
+            registry=registry,
         )
         self._throttled = Counter(
             "broker_upstream_throttled", "Requests that waited for the budget.", ["provider"], registry=registry
@@ -50,7 +66,9 @@ class Metrics:
         # outcome: issued, or an OAuth error code.
         self._tokens = Counter("broker_tokens", "Token requests answered.", ["outcome"], registry=registry)
         # outcome: ok, or a `TokenRefusedReason`.
-        self._token_checks = Counter("broker_token_checks", "Presented tokens verified.", ["outcome"], registry=registry)
+        self._token_checks = Counter(
+            "broker_token_checks", "Presented tokens verified.", ["outcome"], registry=registry
+        )
         # outcome: ok, or a handshake reason of `web/tls.py`.
         self._handshakes = Counter("broker_handshakes", "TLS handshakes of agents.", ["outcome"], registry=registry)
         self._connections = Gauge("broker_connections", "Open connections of agents.", registry=registry)
@@ -60,7 +78,9 @@ class Metrics:
             "broker_policy_loaded_timestamp_seconds", "When the policy in force was loaded.", registry=registry
         )
         self._audit_events = Counter("broker_audit_events", "Events made durable.", ["kind"], registry=registry)
-        self._audit_pending = Gauge("broker_audit_pending_events", "Events that wait for their commit.", registry=registry)
+        self._audit_pending = Gauge(
+            "broker_audit_pending_events", "Events that wait for their commit.", registry=registry
+        )
         self._audit_commit = Histogram(
             "broker_audit_commit_seconds", "Time of one durable commit.", buckets=_FAST, registry=registry
         )
@@ -70,7 +90,9 @@ class Metrics:
             "broker_certificate_expiry_timestamp_seconds", "End of validity.", ["certificate"], registry=registry
         )
         # dependency: audit, policy, certificates, and the schemes of the registry.
-        self._ready = Gauge("broker_dependency_ready", "1 when a dependency is ready.", ["dependency"], registry=registry)
+        self._ready = Gauge(
+            "broker_dependency_ready", "1 when a dependency is ready.", ["dependency"], registry=registry
+        )
         build = Gauge("broker_build_info", "What runs.", ["version", "python", "openssl"], registry=registry)
         build.labels(version, platform.python_version(), ssl.OPENSSL_VERSION.split()[1]).set(1)
 

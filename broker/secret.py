@@ -7,6 +7,7 @@ wipe memory (see SECURITY.md): the promise is few copies, no `repr`, no pickle, 
 
 import hmac
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +16,7 @@ from typing import Any, Final, NoReturn, final
 from broker.errors import MissingPart, SecretMissingError, SecretUnusableError
 
 MASK: Final = "***"
+_ARRAY_INDEX: Final = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 class Encoding(StrEnum):
@@ -149,9 +151,9 @@ class SecretDocument(_Opaque):
         return here
 
 
-def _is_index(token: str) -> bool:
+def _is_index(part: str) -> bool:
     """Tell whether a JSON pointer token may index an array (RFC 6901 §4)."""
-    return token == "0" or (token.isascii() and token.isdigit() and token[0] != "0" and len(token) < 10)
+    return _ARRAY_INDEX.fullmatch(part) is not None
 
 
 def _value_of(node: object) -> SecretValue:

@@ -1,0 +1,64 @@
+# Every target sets up what it needs by itself, and is quick the second time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.locked
+T ?= tests
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint fmt run bench docs docs-check lock wheel clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): requirements-dev.lock pyproject.toml README.md
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the locked dependencies (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: $(STAMP) ## Run the main job on real input: store, broker, agent, audit, outage
+	@$(BIN)/python -m broker demo $(ARGS)
+
+test: $(STAMP) ## Run every test (T=tests/unit narrows, ARGS=-x passes options on)
+	@tests/install-servers.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile $(T) $(ARGS)
+
+lint: $(STAMP) ## Check style, types, import contracts, dependencies and the Dockerfile
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/deptry broker
+	@$(BIN)/hadolint Dockerfile
+
+fmt: $(STAMP) ## Format the code and mend what can be mended
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+run: $(STAMP) ## Run a broker for development, with a store and certificates of its own
+	@$(BIN)/python -m broker dev $(ARGS)
+
+bench: $(STAMP) ## Measure against bao proxy, bao agent and an empty handler, as ratios
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+docs: $(STAMP) ## Write the generated pages anew
+	@$(BIN)/python -m broker.cli.docs docs/configuration.md
+
+docs-check: $(STAMP) ## Check the generated pages, the links and the commands of the documentation
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -p no:randomly tests/unit/test_docs.py $(ARGS)
+
+lock: $(STAMP) ## Resolve the dependencies anew, with hashes and no index address
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
+	  --extra uvloop -o requirements.lock pyproject.toml
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
+	  --extra uvloop --group dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+
+wheel: $(STAMP) ## Build the wheel into dist/
+	@$(BIN)/hatchling build -t wheel
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

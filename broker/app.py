@@ -1,0 +1,353 @@
+"""The composition root: settings in, a running broker out.
+
+Nothing else constructs collaborators, and only this module picks implementations.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from pydantic import BaseModel
+
+from broker.audit.checkpoint import load_or_create_checkpoint_key
+from broker.audit.event import AuditEvent, EventKind, Outcome
+from broker.audit.fingerprint import Fingerprinter
+from broker.audit.trail import Trail
+from broker.cache import Cache
+from broker.clock import Clock, SystemClock
+from broker.config import Settings, validate_section
+from broker.errors import AuditUnavailableError, BrokerError, SettingsInvalidError, SourceUnavailableError
+from broker.issue import IssueToken
+from broker.key_file import load_or_create_secret
+from broker.metrics import Metrics
+from broker.policy.current import CurrentPolicy
+from broker.policy_file import PolicyFile, load_policy
+from broker.providers.base import Provider, ProviderTools
+from broker.providers.registry import PROVIDERS
+from broker.resolve import ResolveReferences
+from broker.signing import load_or_create_signing_key
+from broker.store.sqlite import SqliteTrailReader, SqliteTrailStore
+from broker.tokens import SigningKey, TokenVerifier, public_jwks
+from broker.web.listener import HandshakeResult, TlsListener, bind
+from broker.web.middleware import request_id_of
+from broker.web.oauth import oauth_routes
+from broker.web.operations import Readiness, build_operations_app
+from broker.web.routes import RequestLimits, build_agent_app
+from broker.web.tls import Peers, certificate_expiry, server_context
+
+_LOG = logging.getLogger("broker.app")
+_PING_SECONDS = 5.0
+
+
+def open_trail_reader(database: Path) -> SqliteTrailReader:
+    """Return a reader of the trail in `database`, beside a broker that may be writing it."""
+    return SqliteTrailReader(database)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """The broker's own keys, each in a file of the state directory."""
+
+    token: SigningKey
+    checkpoint: object
+    fingerprint: bytes
+
+
+def build_providers(settings: Settings, tools: ProviderTools) -> dict[str, Provider]:
+    """Return a provider for each section of `settings.providers`.
+
+    Raises:
+        SettingsInvalidError: A section names no provider, or does not fit its model.
+
+    """
+    known = {entry.scheme: entry for entry in PROVIDERS}
+    unknown = sorted(set(settings.providers) - set(known))
+    if unknown:
+        message = f"providers.{unknown[0]}: no such provider; there are {', '.join(sorted(known))}"
+        raise SettingsInvalidError(message)
+    built: dict[str, Provider] = {}
+    for scheme, section in settings.providers.items():
+        entry = known[scheme]
+        built[scheme] = entry.build(validate_section(entry.settings, section, where=f"providers.{scheme}"), tools)
+    return built
+
+
+class Service:
+    """One broker: everything that it is made of, started and stopped in order."""
+
+    def __init__(self, *, settings: Settings, clock: Clock | None = None) -> None:
+        """Build every part without touching the network or the event loop; reads key, policy and certificate files.
+
+        Raises:
+            SettingsInvalidError: A setting, or a file that it names, can't be used.
+            PolicyInvalidError: The policy can't be used.
+
+        """
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(registry=self.registry, version=version("logflux-broker"))
+        self.readiness = Readiness(clock=self.clock, metrics=self.metrics)
+        state = settings.state_directory
+        _private_directory(state)
+        self._context = self._tls_context()
+        self._policy = CurrentPolicy(load_policy(settings.policy_file))
+        self.readiness.set("policy", ready=True, reason="")
+        tools = ProviderTools(clock=self.clock, observer=self.metrics, max_value_bytes=settings.limits.max_value_bytes)
+        self._providers: Mapping[str, Provider] = build_providers(settings, tools)
+        self._keys = Keys(
+            token=load_or_create_signing_key(state / "token.key"),
+            checkpoint=load_or_create_checkpoint_key(state / "checkpoint.key"),
+            fingerprint=load_or_create_secret(state / "fingerprint.key"),
+        )
+        self._agents = bind(settings.listen.host, settings.listen.port)
+        self._operations = bind(settings.operations.host, settings.operations.port)
+        self._stack = AsyncExitStack()
+        self._trail: Trail
+        self._policy_file: PolicyFile
+
+    @property
+    def agent_port(self) -> int:
+        """Return the port that agents connect to."""
+        return int(self._agents.getsockname()[1])
+
+    @property
+    def operations_port(self) -> int:
+        """Return the port of probes and metrics."""
+        return int(self._operations.getsockname()[1])
+
+    @property
+    def issuer(self) -> str:
+        """Return the `iss` of the tokens that this broker issues."""
+        return self.settings.tokens.issuer or f"https://{self.settings.listen.host}:{self.agent_port}"
+
+    async def start(self) -> None:
+        """Open the trail, record the start, and answer.
+
+        Raises:
+            AuditUnavailableError: The start can't be recorded, so the broker does not run.
+
+        """
+        state = self.settings.state_directory
+        self._trail = Trail(
+            store=SqliteTrailStore(state / "audit.db"),
+            key=self._keys.checkpoint,
+            checkpoints=state / "checkpoints.log",
+            clock=self.clock,
+            metrics=self.metrics,
+        )
+        await self._trail.start()
+        self._stack.push_async_callback(self._trail.close)
+        await self._trail.append(self._own_event(EventKind.START))
+        self._stack.push_async_callback(self._record_stop)
+        self._policy_file = PolicyFile(
+            file=self.settings.policy_file,
+            current=self._policy,
+            trail=self._trail,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
+        for provider in self._providers.values():
+            self._stack.push_async_callback(provider.aclose)
+        self._own_task(self._watch_dependencies())
+        self._own_task(self._policy_file.watch())
+        await self._start_operations()
+        await self._start_agents()
+        _LOG.info("answering agents on port %d, operations on port %d", self.agent_port, self.operations_port)
+
+    async def stop(self) -> None:
+        """Refuse new requests, finish those in flight, record the stop, and close everything."""
+        self.readiness.set("serving", ready=False, reason="shutting down")
+        await self._stack.aclose()
+
+    async def reload(self) -> bool:
+        """Read the policy file again; return whether it is in force now."""
+        return await self._policy_file.reload()
+
+    async def _start_operations(self) -> None:
+        application = build_operations_app(readiness=self.readiness, registry=self.registry)
+        runner = web.AppRunner(application, access_log=None, keepalive_timeout=self.settings.listen.idle_seconds)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        await web.SockSite(runner, self._operations).start()
+
+    async def _start_agents(self) -> None:
+        listen = self.settings.listen
+        runner = web.AppRunner(
+            self._agent_application(),
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=listen.idle_seconds,
+            shutdown_timeout=listen.drain_seconds,
+        )
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        listener = TlsListener(
+            runner=runner,
+            sock=self._agents,
+            context=lambda: self._context,
+            on_handshake=self._record_handshake,
+            max_connections=listen.max_connections,
+            handshake_seconds=listen.handshake_seconds,
+        )
+        await listener.start()
+        self._stack.push_async_callback(listener.stop)
+        self.readiness.set("serving", ready=True, reason="")
+
+    def _agent_application(self) -> web.Application:
+        settings = self.settings
+        cache = Cache(
+            clock=self.clock,
+            metrics=self.metrics,
+            max_entries=settings.cache.max_entries,
+            max_bytes=settings.cache.max_bytes,
+            fetch_seconds=settings.cache.fetch_seconds,
+        )
+        self._stack.push_async_callback(cache.aclose)
+        keys = {self._keys.token.kid: self._keys.token}
+        resolve = ResolveReferences(
+            policy=self._policy,
+            verifier=TokenVerifier(issuer=self.issuer, audience=self.issuer, keys=keys, max_lifetime=3600),
+            cache=cache,
+            providers=self._providers,
+            trail=self._trail,
+            fingerprints=Fingerprinter(key=self._keys.fingerprint, key_id="k1"),
+            metrics=self.metrics,
+            clock=self.clock,
+            max_references=settings.limits.max_references,
+        )
+        issue = IssueToken(
+            policy=self._policy,
+            signer=self._keys.token,
+            trail=self._trail,
+            metrics=self.metrics,
+            clock=self.clock,
+            lifetime_seconds=settings.tokens.lifetime_seconds,
+            issuer=self.issuer,
+            audience=self.issuer,
+        )
+        peers = Peers()
+        return build_agent_app(
+            resolve=resolve,
+            peers=peers,
+            clock=self.clock,
+            metrics=self.metrics,
+            limits=RequestLimits(
+                max_references=settings.limits.max_references,
+                max_body_bytes=settings.limits.max_body_bytes,
+                body_seconds=settings.limits.body_seconds,
+            ),
+            allowed_hosts=frozenset(settings.listen.allowed_hosts) or None,
+            extra_routes=oauth_routes(
+                issue=issue,
+                peers=peers,
+                clock=self.clock,
+                jwks=public_jwks(keys),
+                issuer=self.issuer,
+                request_id_of=request_id_of,
+            ),
+        )
+
+    def _tls_context(self) -> ssl.SSLContext:
+        tls = self.settings.tls
+        context = server_context(certificate=tls.certificate, key=tls.key, client_ca=tls.client_ca, minimum=tls.minimum)
+        self.metrics.certificate(certificate="server", not_after=certificate_expiry(tls.certificate))
+        self.metrics.certificate(certificate="client_ca", not_after=certificate_expiry(tls.client_ca))
+        return context
+
+    def _own_event(self, kind: EventKind) -> AuditEvent:
+        details: dict[str, str | int] = {
+            "version": version("logflux-broker"),
+            "policy": self._policy.current.digest,
+            "agent_port": self.agent_port,
+        }
+        return AuditEvent(kind=kind, outcome=Outcome.SUCCESS, details=details)
+
+    async def _record_stop(self) -> None:
+        try:
+            await self._trail.append(self._own_event(EventKind.STOP))
+        except AuditUnavailableError:
+            _LOG.error("the stop could not be recorded: the audit trail is unavailable")
+
+    async def _record_handshake(self, result: HandshakeResult) -> None:
+        self.metrics.handshake(result.outcome)
+        if result.outcome == "ok":
+            return
+        event = AuditEvent(
+            kind=EventKind.HANDSHAKE, outcome=Outcome.FAILURE, reason=result.outcome, address=result.address
+        )
+        # A refused handshake reveals nothing, so it need not wait for the trail; a failing trail is loud by itself.
+        with suppress(AuditUnavailableError):
+            await self._trail.append(event)
+
+    async def _watch_dependencies(self) -> None:
+        """Keep readiness equal to what the trail and the providers say, for ever."""
+        while True:
+            healthy = self._trail.healthy
+            self.readiness.set("audit", ready=healthy, reason="" if healthy else "the trail can't be written")
+            await asyncio.gather(*(self._ping(scheme, provider) for scheme, provider in self._providers.items()))
+            await asyncio.sleep(_PING_SECONDS if healthy else 1.0)
+
+    async def _ping(self, scheme: str, provider: Provider) -> None:
+        try:
+            async with asyncio.timeout(_PING_SECONDS):
+                await provider.ping()
+        except SourceUnavailableError as error:
+            self.readiness.set(scheme, ready=False, reason=error.detail)
+        except TimeoutError:
+            self.readiness.set(scheme, ready=False, reason="no answer in time")
+        else:
+            self.readiness.set(scheme, ready=True, reason="")
+
+    def _own_task(self, coroutine: Coroutine[None, None, None]) -> None:
+        """Run `coroutine` until the service stops."""
+        task = asyncio.create_task(coroutine)
+
+        async def end() -> None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+        self._stack.push_async_callback(end)
+
+
+def _private_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"{directory}: {error.strerror}; state_directory must be writable for the broker"
+        raise SettingsInvalidError(message) from None
+
+
+def check_settings(settings: Settings) -> list[BrokerError]:
+    """Return everything that would stop a broker with these settings, without starting one."""
+    tls = settings.tls
+    tools = ProviderTools(
+        clock=SystemClock(),
+        observer=Metrics(registry=CollectorRegistry(), version=version("logflux-broker")),
+        max_value_bytes=settings.limits.max_value_bytes,
+    )
+    checks: tuple[Callable[[], object], ...] = (
+        lambda: server_context(certificate=tls.certificate, key=tls.key, client_ca=tls.client_ca, minimum=tls.minimum),
+        lambda: load_policy(settings.policy_file),
+        lambda: build_providers(settings, tools),
+    )
+    found: list[BrokerError] = []
+    for check in checks:
+        try:
+            check()
+        except BrokerError as error:
+            found.append(error)
+    return found
+
+
+def provider_settings() -> dict[str, type[BaseModel]]:
+    """Return the settings model of each provider, by its scheme."""
+    return {entry.scheme: entry.settings for entry in PROVIDERS}

@@ -1,0 +1,214 @@
+"""The settings of the broker: one frozen tree, read from a strict YAML file and the environment.
+
+Unknown keys are refused, every limit carries its unit in its name, and no field holds a secret: a
+credential is named by the file that holds it. A provider's own section stays raw here; the model that
+belongs to it stands beside the provider, and `app.py` brings the two together.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from broker import strict_yaml
+from broker.errors import DocumentInvalidError, SettingsInvalidError
+
+MEBIBYTE = 1024 * 1024
+Port = Annotated[int, Field(ge=0, le=65535)]
+ModelT = TypeVar("ModelT", bound=BaseModel)
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Section(BaseModel):
+    """A part of the settings: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class ListenSettings(Section):
+    """Where agents connect."""
+
+    host: str = Field(
+        default="127.0.0.1", description="Address that agents connect to; loopback until you say otherwise."
+    )
+    port: Port = Field(default=8443, description="TCP port that agents connect to; 0 takes a free one.")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Values of the `Host` header that are answered, with their port; empty accepts every one.",
+    )
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=1024, description="Connections that are open at once; more wait in the kernel."
+    )
+    handshake_seconds: Seconds = Field(default=5.0, description="Time for a TLS handshake.")
+    idle_seconds: Seconds = Field(
+        default=30.0, description="Time for the head of a request, and the idle time of a kept connection."
+    )
+    drain_seconds: Seconds = Field(default=20.0, description="Time for requests in flight after SIGTERM.")
+
+
+class OperationsSettings(Section):
+    """Where the platform looks: probes and metrics, without TLS and so on loopback by default."""
+
+    host: str = Field(default="127.0.0.1", description="Address of `/livez`, `/readyz` and `/metrics`.")
+    port: Port = Field(default=9102, description="TCP port of `/livez`, `/readyz` and `/metrics`; 0 takes a free one.")
+
+
+class TlsSettings(Section):
+    """The broker's certificate, and who may connect."""
+
+    certificate: Path = Field(description="PEM file with the broker's certificate and its chain.")
+    key: Path = Field(description="PEM file with its private key; mode 0600 or 0400.")
+    client_ca: Path = Field(description="PEM file with the certificate authorities of the agents.")
+    minimum: Literal["1.2", "1.3"] = Field(default="1.3", description="Oldest TLS version that is spoken.")
+
+
+class LimitSettings(Section):
+    """What one request may ask."""
+
+    max_references: Annotated[int, Field(ge=1, le=4096)] = Field(default=256, description="References in one request.")
+    max_body_bytes: Annotated[int, Field(ge=1024, le=16 * MEBIBYTE)] = Field(
+        default=256 * 1024, description="Bytes of one request's body."
+    )
+    max_value_bytes: Annotated[int, Field(ge=1, le=64 * MEBIBYTE)] = Field(
+        default=MEBIBYTE, description="Bytes of one value."
+    )
+    body_seconds: Seconds = Field(default=10.0, description="Time for a request's body to arrive.")
+
+
+class CacheSettings(Section):
+    """How much is remembered; for how long is the policy's to say."""
+
+    max_entries: Annotated[int, Field(ge=0)] = Field(default=10_000, description="Sources that are remembered at once.")
+    max_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=64 * MEBIBYTE, description="Bytes of values that are remembered at once."
+    )
+    fetch_seconds: Seconds = Field(default=10.0, description="Time for one read of a source.")
+
+
+class AuditSettings(Section):
+    """The trail."""
+
+    checkpoint_events: Annotated[int, Field(ge=1)] = Field(
+        default=1000, description="Events between two signed checkpoints."
+    )
+    checkpoint_seconds: Seconds = Field(
+        default=60.0, description="Time between two signed checkpoints, also when nothing happened."
+    )
+
+
+class TokenSettings(Section):
+    """The tokens that the broker issues."""
+
+    lifetime_seconds: Annotated[int, Field(ge=30, le=3600)] = Field(default=300, description="Life of an access token.")
+    issuer: str | None = Field(
+        default=None,
+        pattern=r"^https://[^\s?#]+\Z",
+        description="The `iss` of tokens; the address of the agent listener by default.",
+    )
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can set."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, env_prefix="LOGFLUX_", env_nested_delimiter="__"
+    )
+
+    state_directory: Path = Field(
+        description="Directory of the audit database and of the broker's own keys; made with mode 0700."
+    )
+    policy_file: Path = Field(description="The policy; read again when it changes and on SIGHUP.")
+    listen: ListenSettings = Field(default_factory=ListenSettings)
+    operations: OperationsSettings = Field(default_factory=OperationsSettings)
+    tls: TlsSettings
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
+    audit: AuditSettings = Field(default_factory=AuditSettings)
+    tokens: TokenSettings = Field(default_factory=TokenSettings)
+    providers: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="One section a provider: `env`, `file`, `vault`. What has no section is switched off.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe line that is logged; `debug` shows no values either."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file, and use no other source."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+
+def read_settings(file: Path | None, *, environment: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings of `file` (`LOGFLUX_CONFIG` when it is None), completed from the environment.
+
+    Raises:
+        SettingsInvalidError: The file can't be read, or a setting is unknown, missing or wrong.
+
+    """
+    named = file or _configured_file(os.environ if environment is None else environment)
+    data = _read_file(named) if named else {}
+    try:
+        return Settings(**data)
+    except ValidationError as error:
+        raise SettingsInvalidError(_explain(error, named)) from None
+
+
+def validate_section(model: type[ModelT], section: Mapping[str, Any], *, where: str) -> ModelT:
+    """Return `section` as `model`.
+
+    Raises:
+        SettingsInvalidError: It does not fit.
+
+    """
+    try:
+        return model.model_validate(dict(section))
+    except ValidationError as error:
+        raise SettingsInvalidError(_explain(error, None, prefix=where)) from None
+
+
+def _configured_file(environment: Mapping[str, str]) -> Path | None:
+    named = environment.get("LOGFLUX_CONFIG")
+    return Path(named) if named else None
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        message = f"{file}: {error.strerror}; name the settings file with --config or LOGFLUX_CONFIG"
+        raise SettingsInvalidError(message) from None
+    try:
+        data = strict_yaml.read(text, what="the settings").data
+    except DocumentInvalidError as error:
+        message = f"{file}: line {error.line}, column {error.column}: {error.detail}"
+        raise SettingsInvalidError(message) from None
+    if not isinstance(data, dict):
+        message = f"{file}: the settings are a mapping of names to values"
+        raise SettingsInvalidError(message)
+    return data
+
+
+def _explain(error: ValidationError, file: Path | None, *, prefix: str = "") -> str:
+    """Return every fault in one line, by place and message and never by input."""
+    faults = []
+    for fault in error.errors(include_input=False, include_url=False, include_context=False):
+        place = ".".join(str(part) for part in (*([prefix] if prefix else []), *fault["loc"]))
+        hint = (
+            ": no such setting; is it spelt as in docs/configuration.md?"
+            if fault["type"] == "extra_forbidden"
+            else f": {fault['msg']}"
+        )
+        faults.append(f"{place or 'settings'}{hint}")
+    return (f"{file}: " if file else "") + "; ".join(faults)

@@ -1,0 +1,73 @@
+"""The verbs of the command line, in one literal table, each with the module that does it.
+
+A module is imported only when its verb is asked for, so that the agent's verbs start without a single
+third-party package.
+"""
+
+import argparse
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Final
+
+EPILOG: Final = """\
+exit status:
+  0  done, or the answer is yes
+  1  the answer is no: denied, missing, tampered with
+  2  the command line is wrong
+  3  a file is wrong: settings, policy, key, certificate
+  4  something that is needed does not answer: broker, store, audit database
+  `broker exec` gives its child's status, and 125 for an error of its own
+
+examples:
+  broker dev                                        # try it: store, certificates, policy, all thrown away at the end
+  broker serve --config /etc/logflux/broker.yaml
+  broker get 'vault:secret/logflux#api_key'
+  broker exec --env API_KEY='vault:secret/logflux#api_key' -- ./shipper
+  broker policy explain --policy p.yaml --identity spiffe://prod.example/shipper --reference env:LOGFLUX_PAT
+  broker audit search --database audit.db --type auth --outcome failure --since 24h
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One verb: its name, one line about it, and the module that does it."""
+
+    name: str
+    help: str
+    module: str
+
+
+VERBS: Final = (
+    Verb("get", "print the value of a reference", "broker.agent.get"),
+    Verb("exec", "run a command with secrets in its environment", "broker.agent.exec"),
+    Verb("serve", "run the broker", "broker.cli.serve"),
+    Verb("dev", "run a throw-away broker with a store, certificates and a sample policy", "broker.cli.dev"),
+    Verb("demo", "show the whole path once, and clean up", "broker.cli.demo"),
+    Verb("check-config", "find before the start what would fail after it", "broker.cli.check_config"),
+    Verb("health", "ask the broker of this machine whether it is ready", "broker.cli.health"),
+    Verb("pki", "make certificates for development and small set-ups", "broker.cli.pki"),
+    Verb("policy", "check a policy, or explain a decision", "broker.cli.policy"),
+    Verb("audit", "search and verify the audit trail", "broker.cli.audit"),
+    Verb("completion", "print the completion script for a shell", "broker.cli.completion"),
+)
+
+
+def parser_of(verbs: Sequence[Verb], *, only: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of `verbs`; the arguments of `only` alone are built when it is given."""
+    parser = argparse.ArgumentParser(
+        prog="broker",
+        description="Resolve references to secrets for agents, by policy, audited before a value leaves.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"broker {version('logflux-broker')}")
+    commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in verbs:
+        command = commands.add_parser(
+            verb.name, help=verb.help, description=verb.help, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if only in (None, verb.name):
+            importlib.import_module(verb.module).add_arguments(command)
+    return parser

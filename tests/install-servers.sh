@@ -1,0 +1,14 @@
+#!/bin/sh
+# Install the Debian servers that some tests talk to, where apt and root exist; quick when they are there.
+set -eu
+missing=""
+command -v prometheus >/dev/null 2>&1 || missing="$missing prometheus"
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+  echo "installing$missing (once) ..."
+  apt-get update -qq
+  # The servers are started by the tests themselves, so no service may start here.
+  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $missing >/dev/null
+else
+  echo "not installed:$missing; the tests that need it are skipped by name. To run them: sudo apt-get install$missing"
+fi

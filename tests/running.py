@@ -1,0 +1,98 @@
+"""A whole broker for tests: real store, real certificates, `broker serve` in a process of its own."""
+
+import http.client
+import json
+import os
+import signal
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from broker.cli.sandbox import Process, Sandbox, process, sandbox, wait_for
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class RunningBroker:
+    place: Sandbox
+    child: Process
+
+    def post(
+        self,
+        path: str,
+        body: bytes | str,
+        *,
+        agent: str | None = "shipper",
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        context = ssl.create_default_context(cafile=str(self.place.authority))
+        if agent is not None:
+            context.load_cert_chain(*self.place.certificate(agent))
+        connection = http.client.HTTPSConnection("127.0.0.1", self.place.agent_port, context=context, timeout=20)
+        try:
+            connection.request("POST", path, body, {"Content-Type": "application/json", **(headers or {})})
+            response = connection.getresponse()
+            return Answer(response.status, dict(response.getheaders()), response.read())
+        finally:
+            connection.close()
+
+    def resolve(
+        self, *references: str, agent: str = "shipper", require: str = "all", token: str | None = None
+    ) -> Answer:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return self.post(
+            "/v1/resolve", json.dumps({"references": references, "require": require}), agent=agent, headers=headers
+        )
+
+    def operations(self, path: str, accept: str = "*/*") -> Answer:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.place.operations_port}{path}", headers={"Accept": accept}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return Answer(answer.status, dict(answer.headers), answer.read())
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, dict(error.headers), error.read())
+
+    def terminate(self) -> int:
+        self.child.handle.send_signal(signal.SIGTERM)
+        return self.child.handle.wait(timeout=20)
+
+    @property
+    def log(self) -> str:
+        return self.child.log.read_text(errors="replace")
+
+
+@contextmanager
+def serving(place: Sandbox, *, environment: dict[str, str] | None = None) -> Iterator[RunningBroker]:
+    command = [sys.executable, "-m", "broker", "serve", "--config", str(place.settings_file)]
+    log = place.directory / "broker.log"
+    with process(command, log=log, environment={**os.environ, **(environment or {})}) as child:
+        wait_for(f"http://127.0.0.1:{place.operations_port}/readyz", child)
+        yield RunningBroker(place, child)
+
+
+@contextmanager
+def running(*, fresh_for: str = "5m") -> Iterator[RunningBroker]:
+    with sandbox(fresh_for=fresh_for) as place, serving(place) as broker:
+        yield broker
+
+
+def append_line(file: Path, text: str) -> None:
+    file.write_text(file.read_text() + text)
