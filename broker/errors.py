@@ -185,3 +185,9 @@ class AuditUnavailableError(BrokerError):
     """The audit record can't be made durable, so nothing may be revealed."""
 
     code = "audit_unavailable"
+
+
+class ReferenceCountError(BrokerError):
+    """The request names no reference at all, or more than one request may."""
+
+    code = "reference_count"

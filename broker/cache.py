@@ -1,0 +1,307 @@
+"""What was read, remembered for as long as policy says, and read once however many ask at once.
+
+Each answer has two clocks, counted from the start of the read. Within `fresh_for` memory answers. From
+there to `max_stale` one refresh runs, and memory answers as `stale` when it fails or is slow. After that
+the value is gone. The key is the source and never the caller: policy is asked before this module is.
+"""
+
+import asyncio
+import math
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from broker.clock import Clock
+from broker.errors import FetchError, SourceUnavailableError
+from broker.metrics import Metrics
+from broker.reference import Source
+from broker.secret import Reading
+
+Fetch = Callable[[Source], Awaitable[Reading]]
+
+# A refresh may start in the last tenth of the fresh time, at a moment drawn for each entry, so that what
+# was read together at the start of a thousand agents is not read together again.
+_EARLY: Final = 0.1
+_RETRY_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """One reading with its clocks.
+
+    Attributes:
+        reading: What was read.
+        fetched_at: Wall time at which the read began.
+        fresh_until: Wall time of the end of the first clock.
+        stale_until: Wall time of the end of the second clock; `fresh_until` when it is switched off.
+        stale: The first clock has ended, and the source gave nothing newer.
+
+    """
+
+    reading: Reading
+    fetched_at: float
+    fresh_until: float
+    stale_until: float
+    stale: bool
+
+
+@dataclass(slots=True)
+class _Entry:
+    reading: Reading
+    fetched_at: float
+    born: float
+    dies: float
+    early: float
+    retry_at: float = -math.inf
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """One running read. It ends with an entry or with what the source said, and never by a waiter's end."""
+
+    task: asyncio.Task["_Entry | FetchError"] = field(init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Clocks:
+    fresh_for: float
+    gone_after: float
+
+    @classmethod
+    def of(cls, fresh_for: float, max_stale: float) -> "_Clocks":
+        # The second clock counts from the read as well; zero switches it off, and so it never outlives the first.
+        gone = max_stale if max_stale > 0 else fresh_for
+        return cls(min(fresh_for, gone), gone)
+
+
+class Cache:
+    """Answer from memory, refresh behind, and read each source once at a time."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        max_entries: int,
+        max_bytes: int,
+        fetch_seconds: float,
+        refresh_wait: float = 0.25,
+    ) -> None:
+        """Remember at most `max_entries` sources and `max_bytes` of values.
+
+        Args:
+            clock: Tells ages.
+            metrics: Counts look-ups.
+            max_entries: Sources held at once.
+            max_bytes: Bytes of values held at once.
+            fetch_seconds: Time for one read.
+            refresh_wait: Time that a caller waits for a refresh before it gets the stale value.
+
+        """
+        self._clock = clock
+        self._metrics = metrics
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._fetch_seconds = fetch_seconds
+        self._refresh_wait = refresh_wait
+        self._entries: OrderedDict[Source, _Entry] = OrderedDict()
+        self._bytes = 0
+        self._flights: dict[Source, _Flight] = {}
+        self._tasks: set[asyncio.Task[_Entry | FetchError]] = set()
+        self._random = secrets.SystemRandom().random
+        self._closed = False
+
+    def lookup(self, source: Source, *, fresh_for: float, max_stale: float) -> Cached | None:
+        """Return what is fresh in memory, else None; the quick way before `get`."""
+        entry = self._entries.get(source)
+        if entry is None:
+            return None
+        clocks = _Clocks.of(fresh_for, max_stale)
+        age = self._age(entry)
+        if age is None or age > clocks.fresh_for * entry.early:
+            return None
+        self._entries.move_to_end(source)
+        self._metrics.cache_lookup("hit")
+        return self._cached(entry, clocks, stale=False)
+
+    async def get(self, source: Source, *, fresh_for: float, max_stale: float, fetch: Fetch) -> Cached:
+        """Return `source` from memory or by `fetch`, which runs once for everyone who asks meanwhile.
+
+        Raises:
+            SecretMissingError: As `fetch`; what was remembered is dropped.
+            UpstreamDeniedError: As `fetch`; what was remembered is dropped.
+            SecretUnusableError: As `fetch`; what was remembered is dropped.
+            SourceUnavailableError: As `fetch` or too slow, and nothing usable is remembered.
+
+        """
+        hit = self.lookup(source, fresh_for=fresh_for, max_stale=max_stale)
+        if hit is not None:
+            return hit
+        clocks = _Clocks.of(fresh_for, max_stale)
+        remembered = self._usable(source, clocks)
+        if remembered is not None:
+            self._entries.move_to_end(source)
+            answer = await self._refreshed(source, remembered, clocks, fetch)
+            if answer is not None:
+                return answer
+        joined = source in self._flights
+        self._metrics.cache_lookup("joined" if joined else "miss")
+        flight = self._flights.get(source) or self._start(source, fetch)
+        await asyncio.wait({flight.task})
+        return self._cached(_landed(flight), clocks, stale=False)
+
+    def drop(self, source: Source) -> None:
+        """Forget `source`, and let no read that is under way bring it back."""
+        self._forget(source)
+        self._flights.pop(source, None)
+        self._report()
+
+    def clear(self) -> None:
+        """Forget everything, and let no read that is under way bring it back."""
+        self._entries.clear()
+        self._flights.clear()
+        self._bytes = 0
+        self._report()
+
+    async def aclose(self) -> None:
+        """End every read and forget everything; a second call does nothing."""
+        self._closed = True
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self.clear()
+
+    async def _refreshed(self, source: Source, entry: _Entry, clocks: _Clocks, fetch: Fetch) -> Cached | None:
+        """Return a newer reading, or the remembered one; None when its second clock ended meanwhile."""
+        flight = self._flights.get(source)
+        if flight is None and self._clock.monotonic() >= entry.retry_at:
+            flight = self._start(source, fetch)
+        age = self._age(entry)
+        if age is not None and age <= clocks.fresh_for:
+            self._metrics.cache_lookup("hit")
+            return self._cached(entry, clocks, stale=False)
+        if flight is not None:
+            done, _ = await asyncio.wait({flight.task}, timeout=self._refresh_wait)
+            newer = self._newer(flight) if done else None
+            if newer is not None:
+                self._metrics.cache_lookup("miss")
+                return self._cached(newer, clocks, stale=False)
+        # A drop, or the end of the second clock, may have come while the refresh ran.
+        if self._entries.get(source) is not entry or self._usable(source, clocks) is None:
+            return None
+        self._metrics.cache_lookup("stale")
+        return self._cached(entry, clocks, stale=True)
+
+    def _newer(self, flight: _Flight) -> _Entry | None:
+        try:
+            return _landed(flight)
+        except SourceUnavailableError:
+            return None
+
+    def _start(self, source: Source, fetch: Fetch) -> _Flight:
+        if self._closed:
+            message = "the broker is shutting down"
+            raise SourceUnavailableError(message)
+        flight = _Flight()
+        flight.task = asyncio.create_task(self._fly(source, fetch, flight))
+        self._flights[source] = flight
+        self._tasks.add(flight.task)
+        flight.task.add_done_callback(lambda task: self._ended(source, flight, task))
+        return flight
+
+    def _ended(self, source: Source, flight: _Flight, task: asyncio.Task["_Entry | FetchError"]) -> None:
+        self._tasks.discard(task)
+        if self._flights.get(source) is flight:
+            del self._flights[source]
+        if not task.cancelled():
+            # A refresh may have nobody who waits for it; asking keeps asyncio from logging a bug's text.
+            task.exception()
+
+    async def _fly(self, source: Source, fetch: Fetch, flight: _Flight) -> "_Entry | FetchError":
+        born, fetched_at = self._clock.monotonic(), self._clock.now()
+        try:
+            async with asyncio.timeout(self._fetch_seconds):
+                reading = await fetch(source)
+        except TimeoutError:
+            return self._failed(source, flight, SourceUnavailableError("the source did not answer in time"))
+        except FetchError as error:
+            return self._failed(source, flight, error)
+        finally:
+            self._metrics.fetched(provider=source.scheme, seconds=max(0.0, self._clock.monotonic() - born))
+        dies = math.inf if reading.not_after is None else born + reading.not_after - fetched_at
+        entry = _Entry(reading, fetched_at, born, dies, 1.0 - _EARLY * self._random())
+        if self._flights.get(source) is flight:
+            self._keep(source, entry)
+        return entry
+
+    def _failed(self, source: Source, flight: _Flight, error: FetchError) -> FetchError:
+        """Note what the source said: it can't answer, so wait, or it says no, so forget."""
+        if self._flights.get(source) is flight:
+            if not isinstance(error, SourceUnavailableError):
+                self._forget(source)
+                self._report()
+            elif (entry := self._entries.get(source)) is not None:
+                entry.retry_at = self._clock.monotonic() + _RETRY_SECONDS
+        return error
+
+    def _keep(self, source: Source, entry: _Entry) -> None:
+        self._forget(source)
+        size = entry.reading.document.size
+        if self._max_entries < 1 or size > self._max_bytes:
+            self._report()
+            return
+        self._entries[source] = entry
+        self._bytes += size
+        evicted = 0
+        while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
+            self._forget(next(iter(self._entries)))
+            evicted += 1
+        self._report(evicted)
+
+    def _forget(self, source: Source) -> None:
+        entry = self._entries.pop(source, None)
+        if entry is not None:
+            self._bytes -= entry.reading.document.size
+
+    def _usable(self, source: Source, clocks: _Clocks) -> _Entry | None:
+        entry = self._entries.get(source)
+        age = None if entry is None else self._age(entry)
+        return entry if age is not None and age <= clocks.gone_after else None
+
+    def _age(self, entry: _Entry) -> float | None:
+        """Return the age in seconds, None when the source's own end has come by either clock."""
+        now = self._clock.monotonic()
+        if now >= entry.dies:
+            return None
+        not_after = entry.reading.not_after
+        if not_after is not None and self._clock.now() >= not_after:
+            return None
+        return now - entry.born
+
+    def _cached(self, entry: _Entry, clocks: _Clocks, *, stale: bool) -> Cached:
+        end = math.inf if entry.reading.not_after is None else entry.reading.not_after
+        return Cached(
+            reading=entry.reading,
+            fetched_at=entry.fetched_at,
+            fresh_until=min(end, entry.fetched_at + clocks.fresh_for),
+            stale_until=min(end, entry.fetched_at + clocks.gone_after),
+            stale=stale,
+        )
+
+    def _report(self, evicted: int = 0) -> None:
+        self._metrics.cache_size(entries=len(self._entries), size=self._bytes, evicted=evicted)
+
+
+def _landed(flight: _Flight) -> _Entry:
+    """Return what the read gave. Raise what it met, for each waiter without the others' traceback."""
+    if flight.task.cancelled():
+        message = "the broker is shutting down"
+        raise SourceUnavailableError(message)
+    outcome = flight.task.result()
+    if isinstance(outcome, FetchError):
+        raise outcome.with_traceback(None)
+    return outcome

@@ -1,0 +1,357 @@
+"""The use case: references in, values out, in the one order that keeps them safe (docs: design §2).
+
+Policy is asked before the cache and before the provider, so a refusal never depends on whether a secret
+exists. The event is durable before a value is returned. Everything else may change; these two may not.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, Protocol
+
+from broker.audit.event import AuditEvent, EventKind, Outcome, ReferenceRecord
+from broker.cache import Cache, Cached
+from broker.clock import Clock
+from broker.errors import (
+    FetchError,
+    IdentityRefusedError,
+    IdentityRefusedReason,
+    MalformedReferenceError,
+    MissingPart,
+    ReferenceCountError,
+    SecretMissingError,
+    TokenRefusedError,
+    TokenRefusedReason,
+)
+from broker.identity import IdentityKind, PeerIdentity
+from broker.metrics import Metrics
+from broker.policy.decision import Allow, Context, Decision
+from broker.providers.base import Provider
+from broker.reference import Reference, Source, parse
+from broker.resolution import (
+    Granted,
+    Item,
+    Refused,
+    Require,
+    Resolution,
+    denied_item,
+    failed_item,
+    granted_item,
+    malformed_item,
+    resolution_of,
+)
+from broker.secret import SecretValue
+from broker.tokens import TokenClaims
+
+_MAX_PARSED: Final = 4096
+
+Address = IPv4Address | IPv6Address
+
+
+class Policy(Protocol):
+    """What this use case asks of a policy."""
+
+    def decide(self, *, identity: PeerIdentity, reference: Reference, context: Context) -> Decision:
+        """Decide about one reference."""
+        ...
+
+    def recognises(self, identity: PeerIdentity, /) -> bool:
+        """Tell whether policy names this identity."""
+        ...
+
+    def environment_of(self, identity: PeerIdentity, /) -> str | None:
+        """Return the one environment of this identity."""
+        ...
+
+
+class PolicySource(Protocol):
+    """Holds the policy in force."""
+
+    @property
+    def current(self) -> Policy:
+        """Return the policy in force now."""
+        ...
+
+
+class Verifier(Protocol):
+    """Turns a presented token into claims."""
+
+    def verify(self, unverified_token: str, /, *, peer: PeerIdentity, now: float) -> TokenClaims:
+        """Verify everything about a token. Raises: TokenRefusedError."""
+        ...
+
+
+class Trail(Protocol):
+    """Makes events durable."""
+
+    async def append(self, event: AuditEvent, /) -> None:
+        """Return when `event` is durable. Raises: AuditUnavailableError."""
+        ...
+
+
+class Fingerprints(Protocol):
+    """Names values by a keyed hash."""
+
+    def of(self, value: SecretValue, /) -> str:
+        """Return the keyed hash of a value."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asker:
+    """Who asks, once it is proved."""
+
+    environment: str
+    address: str
+    request: str
+    token: str
+    context: Context
+    peer: PeerIdentity
+
+
+_Parsed = Reference | MalformedReferenceError
+
+
+class ResolveReferences:
+    """Answer one request of one peer."""
+
+    def __init__(  # noqa: PLR0913  One parameter a collaborator: this is where the steps meet.
+        self,
+        *,
+        policy: PolicySource,
+        verifier: Verifier,
+        cache: Cache,
+        providers: Mapping[str, Provider],
+        trail: Trail,
+        fingerprints: Fingerprints,
+        metrics: Metrics,
+        clock: Clock,
+        max_references: int,
+    ) -> None:
+        """Keep the collaborators; `max_references` bounds one request."""
+        self._policy = policy
+        self._verifier = verifier
+        self._cache = cache
+        self._providers = providers
+        self._trail = trail
+        self._fingerprints = fingerprints
+        self._metrics = metrics
+        self._clock = clock
+        self._max_references = max_references
+        self._parsed: dict[str, Reference] = {}
+
+    async def resolve(
+        self,
+        *,
+        peer: PeerIdentity,
+        unverified_token: str | None,
+        texts: Sequence[str],
+        require: Require,
+        address: Address,
+        request: str,
+    ) -> Resolution:
+        """Return what `peer` may have of `texts`, after that is on record.
+
+        Raises:
+            ReferenceCountError: There is no reference, or there are too many.
+            IdentityRefusedError: The certificate names nobody, and policy does not know its fingerprint.
+            TokenRefusedError: The token proves nothing.
+            AuditUnavailableError: It can't be put on record, so nothing is revealed.
+
+        """
+        self._check_count(texts)
+        policy = self._policy.current
+        asker = await self._authenticate(policy, peer, unverified_token, address, request)
+        parsed = [self._parse(text) for text in texts]
+        decisions = [self._decide(policy, asker, reference) for reference in parsed]
+        readings = await self._read(parsed, decisions)
+        items = [
+            self._item(text, reference, decision, readings)
+            for text, reference, decision in zip(texts, parsed, decisions, strict=True)
+        ]
+        resolution = resolution_of(items, require)
+        await self._record(asker, items, resolution)
+        return resolution
+
+    async def refuse_identity(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
+        """Put on record that a connection's certificate is no identity.
+
+        Raises:
+            AuditUnavailableError: It can't be put on record.
+
+        """
+        await self._record_failure(identity="", address=str(address), request=request, reason=error.reason)
+
+    def _check_count(self, texts: Sequence[str]) -> None:
+        if not 1 <= len(texts) <= self._max_references:
+            message = f"a request names 1 to {self._max_references} references; this one names {len(texts)}"
+            raise ReferenceCountError(message)
+
+    async def _authenticate(
+        self, policy: Policy, peer: PeerIdentity, unverified_token: str | None, address: Address, request: str
+    ) -> _Asker:
+        now = self._clock.now()
+        environment = policy.environment_of(peer) or ""
+        try:
+            _check_named(policy, peer)
+            claims = None if unverified_token is None else self._verify(unverified_token, peer, environment, now)
+        except (IdentityRefusedError, TokenRefusedError) as error:
+            await self._record_failure(
+                identity=peer.name,
+                environment=environment,
+                address=str(address),
+                request=request,
+                reason=error.reason,
+            )
+            raise
+        return _Asker(
+            environment=environment,
+            address=str(address),
+            request=request,
+            token="" if claims is None else claims.token_id,
+            context=Context(address=address, now=now, scope=None if claims is None else claims.scope),
+            peer=peer,
+        )
+
+    def _verify(self, unverified_token: str, peer: PeerIdentity, environment: str, now: float) -> TokenClaims:
+        try:
+            claims = self._verifier.verify(unverified_token, peer=peer, now=now)
+            _check_environment(claims, environment)
+        except TokenRefusedError as error:
+            self._metrics.token_check(error.reason)
+            raise
+        self._metrics.token_check("ok")
+        return claims
+
+    def _parse(self, text: str) -> _Parsed:
+        known = self._parsed.get(text)
+        if known is not None:
+            return known
+        try:
+            reference = parse(text)
+        except MalformedReferenceError as error:
+            # Not remembered: a text that is no reference may be a secret at the wrong place.
+            return error
+        if len(self._parsed) >= _MAX_PARSED:
+            self._parsed.clear()
+        self._parsed[text] = reference
+        return reference
+
+    def _decide(self, policy: Policy, asker: _Asker, reference: _Parsed) -> Decision | None:
+        if isinstance(reference, MalformedReferenceError):
+            return None
+        return policy.decide(identity=asker.peer, reference=reference, context=asker.context)
+
+    async def _read(
+        self, parsed: Sequence[_Parsed], decisions: Sequence[Decision | None]
+    ) -> Mapping[Source, Cached | FetchError]:
+        """Read each allowed source once, with the shortest clocks that apply to it."""
+        clocks: dict[Source, tuple[float, float]] = {}
+        for reference, decision in zip(parsed, decisions, strict=True):
+            if isinstance(reference, Reference) and isinstance(decision, Allow):
+                fresh_for, max_stale = clocks.get(reference.source, (decision.fresh_for, decision.max_stale))
+                clocks[reference.source] = (min(fresh_for, decision.fresh_for), min(max_stale, decision.max_stale))
+        readings: dict[Source, Cached | FetchError] = {}
+        for source, (fresh_for, max_stale) in clocks.items():
+            hit = self._cache.lookup(source, fresh_for=fresh_for, max_stale=max_stale)
+            if hit is not None:
+                readings[source] = hit
+        waiting = [source for source in clocks if source not in readings]
+        if waiting:
+            fetched = await asyncio.gather(*(self._fetch(source, *clocks[source]) for source in waiting))
+            readings.update(zip(waiting, fetched, strict=True))
+        return readings
+
+    async def _fetch(self, source: Source, fresh_for: float, max_stale: float) -> Cached | FetchError:
+        provider = self._providers.get(source.scheme)
+        try:
+            if provider is None:
+                message = f"this broker has no provider for `{source.scheme}:`; its settings switch one on"
+                raise SecretMissingError(message, part=MissingPart.MOUNT)
+            provider.check(source)
+            return await self._cache.get(source, fresh_for=fresh_for, max_stale=max_stale, fetch=provider.fetch)
+        except FetchError as error:
+            return error
+
+    def _item(
+        self, text: str, reference: _Parsed, decision: Decision | None, readings: Mapping[Source, Cached | FetchError]
+    ) -> Item:
+        if isinstance(reference, MalformedReferenceError):
+            return malformed_item(text, reference)
+        scheme = reference.source.scheme if reference.source.scheme in self._providers else "none"
+        if not isinstance(decision, Allow):
+            return denied_item(text, reference, decision, scheme)
+        reading = readings[reference.source]
+        if isinstance(reading, FetchError):
+            return failed_item(text, reference, decision, scheme, reading)
+        try:
+            return granted_item(text, reference, decision, scheme, reading)
+        except FetchError as error:
+            return failed_item(text, reference, decision, scheme, error)
+
+    async def _record(self, asker: _Asker, items: Sequence[Item], resolution: Resolution) -> None:
+        revealed = resolution.complete and any(isinstance(item.result, Granted) for item in items)
+        event = AuditEvent(
+            kind=EventKind.RESOLVE,
+            outcome=Outcome.SUCCESS if revealed else Outcome.FAILURE,
+            identity=asker.peer.name,
+            environment=asker.environment,
+            address=asker.address,
+            request=asker.request,
+            reason=resolution.worst or "",
+            token=asker.token,
+            references=tuple(self._record_of(item, revealed=revealed) for item in items),
+        )
+        await self._trail.append(event)
+        counts = Counter(
+            (item.scheme, item.result.status) for item in items if revealed or isinstance(item.result, Refused)
+        )
+        for (scheme, status), count in counts.items():
+            self._metrics.references(provider=scheme, outcome=status, count=count)
+
+    def _record_of(self, item: Item, *, revealed: bool) -> ReferenceRecord:
+        result = item.result
+        if isinstance(result, Refused):
+            status, version, fingerprint = str(result.status), "", ""
+        elif revealed:
+            status, version, fingerprint = str(result.status), result.version or "", self._fingerprints.of(result.value)
+        else:
+            status, version, fingerprint = "withheld", result.version or "", ""
+        return ReferenceRecord(
+            reference=item.reference,
+            status=status,
+            reason=item.reason,
+            rule=item.rule,
+            version=version,
+            fingerprint=fingerprint,
+            upstream_request=item.upstream_request,
+        )
+
+    async def _record_failure(
+        self, *, identity: str, address: str, request: str, reason: str, environment: str = ""
+    ) -> None:
+        await self._trail.append(
+            AuditEvent(
+                kind=EventKind.AUTHENTICATION,
+                outcome=Outcome.FAILURE,
+                identity=identity,
+                environment=environment,
+                address=address,
+                request=request,
+                reason=str(reason),
+            )
+        )
+
+
+def _check_named(policy: Policy, peer: PeerIdentity) -> None:
+    if peer.kind is IdentityKind.FINGERPRINT and not policy.recognises(peer):
+        message = "the certificate has no SAN, and policy does not name its fingerprint"
+        raise IdentityRefusedError(message, reason=IdentityRefusedReason.NO_SAN)
+
+
+def _check_environment(claims: TokenClaims, environment: str) -> None:
+    if claims.environment != environment:
+        message = "the token belongs to another environment than your certificate; ask for a new one"
+        raise TokenRefusedError(message, reason=TokenRefusedReason.ENVIRONMENT)
