@@ -63,9 +63,7 @@ def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: Running
         broker.post("/v1/resolve", f'{{"references": "{CANARY}"}}'.encode()),
         broker.post("/v1/resolve", CANARY.encode()),
         broker.post("/oauth2/token", f"grant_type={quoted}&client_id={identity}&scope={quoted}", headers=form),
-        broker.post(
-            "/oauth2/token", f"grant_type=client_credentials&client_id={quoted}&scope=env%3AX", headers=form
-        ),
+        broker.post("/oauth2/token", f"grant_type=client_credentials&client_id={quoted}&scope=env%3AX", headers=form),
     ]
     places: dict[str, bytes] = {f"answer {number} ({a.status})": a.body for number, a in enumerate(others)}
     places["metrics"] = broker.operations("/metrics").body

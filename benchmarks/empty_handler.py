@@ -1,0 +1,38 @@
+"""An aiohttp handler that does nothing, behind the broker's own listener: the ceiling of this stack."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from aiohttp import web
+from broker.web.listener import TlsListener, bind
+from broker.web.tls import server_context
+
+from broker.cli.serve import loop_factory
+
+
+async def answer(request: web.Request) -> web.Response:
+    await request.read()
+    return web.json_response({})
+
+
+async def main(directory: Path, port: int) -> None:
+    application = web.Application()
+    application.router.add_post("/", answer)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    pki = directory / "pki"
+    context = server_context(
+        certificate=pki / "broker.crt", key=pki / "broker.key", client_ca=pki / "ca.crt", minimum="1.3"
+    )
+    listener = TlsListener(
+        runner=runner, sock=bind("127.0.0.1", port), context=lambda: context, on_handshake=lambda _result: None
+    )
+    await listener.start()
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=loop_factory(uvloop="--uvloop" in sys.argv)) as loop:
+        loop.run(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+
+from broker.config import read_settings
+from broker.errors import SettingsInvalidError
+
+ROOT = Path(__file__).parents[2]
+GOOD = """\
+state_directory: /tmp/state
+policy_file: /tmp/policy.yaml
+tls: { certificate: /c, key: /k, client_ca: /a }
+"""
+
+
+def settings_file(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "broker.yaml"
+    file.write_text(text)
+    return file
+
+
+def refused(file: Path | None) -> str:
+    with pytest.raises(SettingsInvalidError) as raised:
+        read_settings(file, environment={})
+    return raised.value.detail
+
+
+def test_defaults_are_safe(tmp_path: Path) -> None:
+    settings = read_settings(settings_file(tmp_path, GOOD))
+    assert settings.listen.host == settings.operations.host == "127.0.0.1"
+    assert settings.tls.minimum == "1.3"
+    assert settings.providers == {}
+
+
+def test_the_shipped_example_is_good() -> None:
+    settings = read_settings(ROOT / "deploy" / "config" / "broker.yaml")
+    assert set(settings.providers) == {"env", "file", "vault"}
+
+
+def test_an_unknown_key_is_refused_by_its_place(tmp_path: Path) -> None:
+    assert "listen.prot" in refused(settings_file(tmp_path, GOOD + "listen: { prot: 1 }\n"))
+
+
+def test_a_wrong_type_is_refused_by_its_place_and_never_by_its_content(tmp_path: Path) -> None:
+    detail = refused(settings_file(tmp_path, GOOD + "listen: { port: hunter2 }\n"))
+    assert "listen.port" in detail
+    assert "hunter2" not in detail
+
+
+def test_a_number_out_of_range_is_refused(tmp_path: Path) -> None:
+    assert "listen.port" in refused(settings_file(tmp_path, GOOD + "listen: { port: 70000 }\n"))
+
+
+def test_a_missing_setting_is_named(tmp_path: Path) -> None:
+    assert "policy_file" in refused(settings_file(tmp_path, "state_directory: /tmp\n"))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "nothing.yaml" in refused(tmp_path / "nothing.yaml")
+
+
+def test_broken_yaml_is_refused_with_its_line(tmp_path: Path) -> None:
+    assert "line 5" in refused(settings_file(tmp_path, GOOD + "listen: {}\nlisten: {}\n"))
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGFLUX_LISTEN__PORT", "9443")
+    assert read_settings(settings_file(tmp_path, GOOD + "listen: { port: 1234 }\n")).listen.port == 9443
+
+
+def test_logflux_config_names_the_file(tmp_path: Path) -> None:
+    file = settings_file(tmp_path, GOOD)
+    assert read_settings(None, environment={"LOGFLUX_CONFIG": str(file)}).policy_file == Path("/tmp/policy.yaml")
+
+
+def test_settings_can_not_be_changed(tmp_path: Path) -> None:
+    settings = read_settings(settings_file(tmp_path, GOOD))
+    with pytest.raises(ValueError, match="frozen"):
+        settings.listen.port = 1  # type: ignore[misc]

@@ -1,0 +1,60 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from broker.errors import SettingsInvalidError
+from broker.key_file import load_or_create_secret, read_private, write_private
+
+
+def test_a_key_is_private_from_the_first_byte_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        write_private(tmp_path / "key", b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
+    write_private(tmp_path / "key", b"x")
+    with pytest.raises(SettingsInvalidError, match="never overwritten"):
+        write_private(tmp_path / "key", b"y")
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o604, 0o660, 0o620, 0o601])
+def test_a_key_that_others_can_reach_is_refused_with_the_command_that_mends_it(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "key"
+    write_private(file, b"x")
+    file.chmod(mode)
+    with pytest.raises(SettingsInvalidError, match="chmod 600"):
+        read_private(file)
+
+
+def test_the_group_of_a_kubernetes_volume_may_read(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    write_private(file, b"x")
+    file.chmod(0o440)
+    if os.geteuid() == 0:
+        assert read_private(file) == b"x"
+    else:
+        # The exception is for files of root: a volume that the kubelet wrote.
+        with pytest.raises(SettingsInvalidError):
+            read_private(file)
+
+
+def test_a_fifo_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "key", 0o600)
+    with pytest.raises(SettingsInvalidError, match="regular"):
+        read_private(tmp_path / "key")
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalidError, match="nothing"):
+        read_private(tmp_path / "nothing")
+
+
+def test_a_secret_is_made_once_and_kept(tmp_path: Path) -> None:
+    first = load_or_create_secret(tmp_path / "key")
+    assert len(first) == 32
+    assert load_or_create_secret(tmp_path / "key") == first
