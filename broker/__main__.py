@@ -5,7 +5,14 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from broker.errors import BrokerError, DocumentInvalidError, FetchError, SettingsInvalidError, SourceUnavailableError
+from broker.errors import (
+    AuditUnavailableError,
+    BrokerError,
+    DocumentInvalidError,
+    FetchError,
+    SettingsInvalidError,
+    SourceUnavailableError,
+)
 from broker.verbs import VERBS, parser_of
 
 EXIT_NO: Final = 1
@@ -19,12 +26,12 @@ def exit_status(error: BrokerError) -> int:
     match error:
         case DocumentInvalidError() | SettingsInvalidError():
             return EXIT_BAD_INPUT
-        case SourceUnavailableError():
+        case SourceUnavailableError() | AuditUnavailableError():
             return EXIT_UNAVAILABLE
         case FetchError():
             return EXIT_NO
         case _:
-            return getattr(error, "exit_status", EXIT_BAD_INPUT)
+            return EXIT_BAD_INPUT
 
 
 def message_of(error: BrokerError) -> str:

@@ -11,10 +11,8 @@ from pathlib import Path
 
 from broker.app import Service
 from broker.config import Settings, read_settings
-from broker.errors import AuditUnavailableError
 
 HELP = "run the broker"
-EXIT_UNAVAILABLE = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,16 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run until a signal ends it."""
+    """Run until a signal ends it.
+
+    Raises:
+        SettingsInvalidError: A setting, or a file that it names, can't be used.
+        PolicyInvalidError: The policy can't be used.
+        AuditUnavailableError: The start can't be recorded.
+
+    """
     settings = read_settings(arguments.config)
     configure_logging(settings)
     service = Service(settings=settings)
     with asyncio.Runner(loop_factory=loop_factory(uvloop=arguments.uvloop)) as runner:
-        try:
-            runner.run(serve(service))
-        except AuditUnavailableError as error:
-            print(f"broker: error[{error.code}]: {error.detail}", file=sys.stderr)
-            return EXIT_UNAVAILABLE
+        runner.run(serve(service))
     return 0
 
 

@@ -1,0 +1,104 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from broker.audit.event import AuditEvent, EventKind, Outcome
+from broker.clock import SystemClock
+from broker.errors import AuditUnavailableError, PolicyInvalidError
+from broker.metrics import Metrics
+from broker.policy.current import CurrentPolicy
+from broker.policy_file import PolicyFile, load_policy
+
+GOOD = """\
+identities:
+  shipper: { spiffe: "spiffe://prod.example/shipper", environment: production }
+rules:
+  - { name: one, allow: ["env:A"], to: [shipper] }
+"""
+
+
+class Recorder:
+    """A trail that keeps its events, or refuses them."""
+
+    def __init__(self, *, failing: bool = False) -> None:
+        self.events: list[AuditEvent] = []
+        self.failing = failing
+
+    async def append(self, event: AuditEvent) -> None:
+        if self.failing:
+            raise AuditUnavailableError("the disk is full")
+        self.events.append(event)
+
+
+def policy_file(tmp_path: Path, recorder: Recorder, seconds: float = 60) -> tuple[Path, CurrentPolicy, PolicyFile]:
+    file = tmp_path / "policy.yaml"
+    file.write_text(GOOD)
+    current = CurrentPolicy(load_policy(file))
+    metrics = Metrics(registry=CollectorRegistry(), version="0")
+    watched = PolicyFile(
+        file=file, current=current, trail=recorder, metrics=metrics, clock=SystemClock(), seconds=seconds
+    )
+    return file, current, watched
+
+
+async def test_a_good_file_is_put_in_force_and_recorded(tmp_path: Path) -> None:
+    recorder = Recorder()
+    file, current, watched = policy_file(tmp_path, recorder)
+    before = current.current
+    await asyncio.to_thread(file.write_text, GOOD.replace("env:A", "env:B"))
+    assert await watched.reload()
+    assert current.current is not before
+    [event] = recorder.events
+    assert (event.kind, event.outcome) == (EventKind.POLICY, Outcome.SUCCESS)
+    assert event.details == {"before": before.digest, "after": current.current.digest}
+
+
+@pytest.mark.parametrize("bad", ["", "rules: [", "rules: []\nidentities: {}\n", GOOD + "unknown: 1\n"])
+async def test_a_bad_file_keeps_the_old_policy_and_is_recorded(tmp_path: Path, bad: str) -> None:
+    recorder = Recorder()
+    file, current, watched = policy_file(tmp_path, recorder)
+    before = current.current
+    await asyncio.to_thread(file.write_text, bad)
+    assert not await watched.reload()
+    assert current.current is before
+    assert [event.outcome for event in recorder.events] == [Outcome.FAILURE]
+
+
+async def test_a_file_that_is_gone_keeps_the_old_policy(tmp_path: Path) -> None:
+    file, current, watched = policy_file(tmp_path, Recorder())
+    before = current.current
+    await asyncio.to_thread(file.unlink)
+    assert not await watched.reload()
+    assert current.current is before
+
+
+async def test_a_change_is_noticed_without_a_signal(tmp_path: Path) -> None:
+    file, current, watched = policy_file(tmp_path, Recorder(), seconds=0.01)
+    before = current.current
+    watching = asyncio.create_task(watched.watch())
+    await asyncio.sleep(0.05)
+    await asyncio.to_thread(file.write_text, GOOD.replace("env:A", "env:LONGER"))
+    async with asyncio.timeout(10):
+        while current.current is before:  # noqa: ASYNC110  The product has no event for a test to wait on.
+            await asyncio.sleep(0.01)
+    watching.cancel()
+
+
+async def test_a_failing_trail_does_not_keep_a_good_policy_out(tmp_path: Path) -> None:
+    file, current, watched = policy_file(tmp_path, Recorder(failing=True))
+    before = current.current
+    await asyncio.to_thread(file.write_text, GOOD.replace("env:A", "env:B"))
+    assert await watched.reload()
+    assert current.current is not before
+
+
+def test_a_bad_file_at_the_start_is_an_error_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(GOOD + "unknown: 1\n")
+    with pytest.raises(PolicyInvalidError) as raised:
+        load_policy(file)
+    assert raised.value.line == 5
+    with pytest.raises(PolicyInvalidError, match="nothing"):
+        load_policy(tmp_path / "nothing")
