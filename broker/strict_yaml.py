@@ -7,7 +7,7 @@ So every scalar is text, and what could mean something else to another reader is
 
 import re
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NoReturn
 
 import yaml
 from yaml.resolver import Resolver
@@ -25,6 +25,8 @@ Place = tuple[int, int]
 _UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _MERGE_KEY: Final = "<<"
+# YAML 1.1 has them, PyYAML has not.
+_SHORT_BOOLEANS: Final = frozenset({"y", "Y", "n", "N"})
 # libyaml is ten times as fast; a PyYAML that was built without it reads the same files.
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -89,8 +91,9 @@ def read(text: str | bytes, *, what: str, max_bytes: int = DEFAULT_MAX_BYTES) ->
 
 def is_ambiguous(text: str) -> bool:
     """Tell whether YAML 1.1 readers take the plain scalar `text` for something else than text."""
-    resolved: str = Resolver().resolve(yaml.ScalarNode, text, (True, False))
-    return resolved != "tag:yaml.org,2002:str"
+    resolvers = Resolver.yaml_implicit_resolvers
+    candidates = [*resolvers.get(text[:1], []), *resolvers.get(None, [])]
+    return text in _SHORT_BOOLEANS or any(expression.match(text) for _tag, expression in candidates)
 
 
 def _checked_text(text: str | bytes, *, what: str, max_bytes: int) -> str:
@@ -162,45 +165,47 @@ class _Builder:
             case yaml.DocumentStartEvent():
                 self._start_document(event)
             case yaml.AliasEvent():
-                raise self._refusal("an alias (*name); write the value out, or quote it if * is meant", _place(event))
+                self._refuse("an alias (*name); write the value out, or quote it if * is meant", _place(event))
             case yaml.NodeEvent():
                 self._take_node(event)
             case yaml.CollectionEndEvent():
                 self._stack.pop()
+            case _:
+                pass  # Starts and ends of the stream and the end of the document say nothing new.
 
     def _start_document(self, event: yaml.DocumentStartEvent) -> None:
         self._documents += 1
         if self._documents > 1:
-            raise self._refusal("a second document (---); keep one", _place(event))
+            self._refuse("a second document (---); keep one", _place(event))
         if event.version or event.tags:
-            raise self._refusal("a directive (%); remove it", _place(event))
+            self._refuse("a directive (%); remove it", _place(event))
 
     def _take_node(self, event: yaml.NodeEvent) -> None:
         place = _place(event)
         self._refuse_extras(event, place)
         if isinstance(event, yaml.ScalarEvent):
             if _SURROGATE.search(event.value):
-                raise self._refusal("half of a surrogate pair (\\ud800 to \\udfff); write the character itself", place)
+                self._refuse("half of a surrogate pair (\\ud800 to \\udfff); write the character itself", place)
             if self._awaits_key():
                 self._take_key(event.value, place)
             else:
                 self._attach(event.value, place)
             return
         if self._awaits_key():
-            raise self._refusal("a mapping or a list as a key; use text", place)
+            self._refuse("a mapping or a list as a key; use text", place)
         if len(self._stack) >= MAX_DEPTH:
-            raise self._refusal(f"more than {MAX_DEPTH} levels", place)
+            self._refuse(f"more than {MAX_DEPTH} levels", place)
         data: dict[str, object] | list[object] = {} if isinstance(event, yaml.MappingStartEvent) else []
         self._stack.append(_Frame(data, self._attach(data, place)))
 
     def _refuse_extras(self, event: yaml.NodeEvent, place: Place) -> None:
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise self._refusal(f"more than {MAX_NODES:,} nodes", place)
+            self._refuse(f"more than {MAX_NODES:,} nodes", place)
         if event.anchor is not None:
-            raise self._refusal("an anchor (&name); write the value out, or quote it if & is meant", place)
+            self._refuse("an anchor (&name); write the value out, or quote it if & is meant", place)
         if getattr(event, "tag", None) is not None:
-            raise self._refusal("a tag (!name); remove it, or quote the text if ! is meant", place)
+            self._refuse("a tag (!name); remove it, or quote the text if ! is meant", place)
 
     def _awaits_key(self) -> bool:
         return bool(self._stack) and isinstance(self._stack[-1].data, dict) and self._stack[-1].key is None
@@ -208,9 +213,9 @@ class _Builder:
     def _take_key(self, key: str, place: Place) -> None:
         frame = self._stack[-1]
         if key == _MERGE_KEY:
-            raise self._refusal("a merge key (<<); write the entries out", place)
+            self._refuse("a merge key (<<); write the entries out", place)
         if (first := frame.mark.children.get(key)) is not None:
-            raise self._refusal(f"the key {_shown(key)} twice, first in line {first.key[0]}; keep one", place)
+            self._refuse(f"the key {_shown(key)} twice, first in line {first.key[0]}; keep one", place)
         frame.key, frame.key_place = key, place
 
     def _attach(self, value: object, place: Place) -> _Mark:
@@ -229,12 +234,14 @@ class _Builder:
             frame.key = None
         return mark
 
-    def _refusal(self, found: str, place: Place) -> DocumentInvalidError:
-        return DocumentInvalidError(f"{self._what}: {found}", line=place[0], column=place[1])
+    def _refuse(self, found: str, place: Place) -> NoReturn:
+        message = f"{self._what}: {found}"
+        raise DocumentInvalidError(message, line=place[0], column=place[1])
 
 
 def _place(event: yaml.Event) -> Place:
-    return event.start_mark.line + 1, event.start_mark.column + 1
+    mark = event.start_mark
+    return (0, 0) if mark is None else (mark.line + 1, mark.column + 1)
 
 
 def _shown(key: str) -> str:
