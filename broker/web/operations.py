@@ -1,0 +1,94 @@
+"""The operations listener: is it alive, is it ready and since when, and what has it counted."""
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from broker.clock import Clock
+from broker.metrics import Metrics
+from broker.web.middleware import finish, json_headers, operations_edge
+from broker.web.schemas import rfc3339
+
+LIVEZ_PATH: Final = "/livez"
+READYZ_PATH: Final = "/readyz"
+METRICS_PATH: Final = "/metrics"
+_NOT_READY: Final = 503
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyState:
+    """What is known about one dependency; `since` is the wall time of the last change."""
+
+    ready: bool
+    reason: str
+    since: float
+
+
+class Readiness:
+    """What the broker needs in order to answer, and how each of that is."""
+
+    def __init__(self, *, clock: Clock, metrics: Metrics) -> None:
+        """Begin with nothing known, which is not ready."""
+        self._clock = clock
+        self._metrics = metrics
+        self._states: dict[str, DependencyState] = {}
+
+    def set(self, dependency: str, ready: bool, reason: str) -> None:  # noqa: FBT001  Callers write `ready=`.
+        """State how a dependency is; the since-when changes only when `ready` does."""
+        known = self._states.get(dependency)
+        since = known.since if known is not None and known.ready == ready else self._clock.now()
+        self._states[dependency] = DependencyState(ready, reason, since)
+        self._metrics.ready(dependency=dependency, ready=ready)
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether every dependency is ready, and there is one."""
+        return bool(self._states) and all(state.ready for state in self._states.values())
+
+    def snapshot(self) -> dict[str, DependencyState]:
+        """Return the state of every dependency, by name."""
+        return dict(sorted(self._states.items()))
+
+
+def build_operations_app(*, readiness: Readiness, registry: CollectorRegistry) -> web.Application:
+    """Return the application of the operations listener."""
+    app = web.Application(middlewares=[operations_edge], client_max_size=1024)
+    handler = _OperationsHandler(readiness=readiness, registry=registry)
+    app.router.add_routes(
+        [
+            web.get(LIVEZ_PATH, handler.livez, allow_head=False),
+            web.get(READYZ_PATH, handler.readyz, allow_head=False),
+            web.get(METRICS_PATH, handler.metrics, allow_head=False),
+        ]
+    )
+    app.on_response_prepare.append(finish)
+    return app
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OperationsHandler:
+    readiness: Readiness
+    registry: CollectorRegistry
+
+    async def livez(self, _request: web.Request) -> web.Response:
+        """Answer that the event loop turns."""
+        return web.Response(body=b'{"alive":true}', headers=json_headers())
+
+    async def readyz(self, _request: web.Request) -> web.Response:
+        """Answer whether requests would be served, with a state and a since-when for each dependency."""
+        ready = self.readiness.ready
+        dependencies = {
+            name: {"ready": state.ready, "since": rfc3339(state.since), "reason": state.reason}
+            for name, state in self.readiness.snapshot().items()
+        }
+        body = json.dumps({"ready": ready, "dependencies": dependencies}).encode("ascii")
+        return web.Response(status=200 if ready else _NOT_READY, body=body, headers=json_headers())
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Answer every series, as Prometheus text or as OpenMetrics, by `Accept`."""
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(self.registry), headers={"Content-Type": content_type})

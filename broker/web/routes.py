@@ -1,0 +1,146 @@
+"""The routes of the agents' listener: HTTP in, the use case, HTTP out. No decision is made here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from broker.clock import Clock
+from broker.errors import IdentityRefusedError
+from broker.identity import PeerIdentity
+from broker.metrics import Metrics
+from broker.resolution import Require, Resolution
+from broker.resolve import Address
+from broker.web.body import read_model
+from broker.web.middleware import Edge, finish, json_headers, request_id_of
+from broker.web.problems import HttpRefusedError, WebCode, resolution_problem
+from broker.web.schemas import ResolveRequest, resolution_body
+
+RESOLVE_PATH: Final = "/v1/resolve"
+_BEARER: Final = "bearer"
+_INVALID_REQUEST: Final = {"WWW-Authenticate": 'Bearer realm="broker", error="invalid_request"'}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """What one request may ask, in the units of the names."""
+
+    max_references: int = 256
+    max_body_bytes: int = 256 * 1024
+    body_seconds: float = 10.0
+
+
+class PeerSource(Protocol):
+    """Tells who is at the other end of a request's connection."""
+
+    def peer_of(self, request: web.Request, *, now: float) -> PeerIdentity:
+        """Return the peer, as its certificate proves it at `now`. Raises: IdentityRefusedError."""
+        ...
+
+
+class Resolver(Protocol):
+    """The use case behind `POST /v1/resolve`."""
+
+    async def resolve(
+        self,
+        *,
+        peer: PeerIdentity,
+        unverified_token: str | None,
+        texts: Sequence[str],
+        require: Require,
+        address: Address,
+        request: str,
+    ) -> Resolution:
+        """Return what the peer may have, after that is on record."""
+        ...
+
+    async def refuse_identity(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
+        """Put on record that a connection's certificate is no identity."""
+        ...
+
+
+def build_agent_app(
+    *,
+    resolve: Resolver,
+    peers: PeerSource,
+    clock: Clock,
+    metrics: Metrics,
+    limits: RequestLimits,
+    allowed_hosts: frozenset[str] | None,
+    extra_routes: Sequence[web.RouteDef] = (),
+) -> web.Application:
+    """Return the application of the agents' listener; hosts compare without regard to case."""
+    hosts = None if allowed_hosts is None else frozenset(host.lower() for host in allowed_hosts)
+    edge = Edge(clock=clock, metrics=metrics, allowed_hosts=hosts)
+    app = web.Application(middlewares=[edge.middleware()], client_max_size=limits.max_body_bytes)
+    handler = _ResolveHandler(resolve=resolve, peers=peers, clock=clock, limits=limits)
+    app.router.add_routes([web.post(RESOLVE_PATH, handler.handle, expect_handler=handler.expect), *extra_routes])
+    app.on_response_prepare.append(finish)
+    return app
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ResolveHandler:
+    resolve: Resolver
+    peers: PeerSource
+    clock: Clock
+    limits: RequestLimits
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer `POST /v1/resolve`."""
+        instance = request_id_of(request)
+        # Taken before the first await: the transport is gone once the client is.
+        address = _address_of(request)
+        try:
+            peer = self.peers.peer_of(request, now=self.clock.now())
+        except IdentityRefusedError as error:
+            await self.resolve.refuse_identity(error, address=address, request=instance)
+            raise
+        unverified_token = _token_of(request)
+        asked = await read_model(
+            request, ResolveRequest, max_bytes=self.limits.max_body_bytes, seconds=self.limits.body_seconds
+        )
+        resolution = await self.resolve.resolve(
+            peer=peer,
+            unverified_token=unverified_token,
+            texts=asked.references,
+            require=Require(asked.require),
+            address=address,
+            request=instance,
+        )
+        if not resolution.complete:
+            return resolution_problem(resolution, instance=instance)
+        return web.Response(body=resolution_body(resolution), headers=json_headers())
+
+    async def expect(self, request: web.Request) -> None:
+        """Invite the body (`Expect: 100-continue`) unless its declared length is over the limit."""
+        if (request.content_length or 0) <= self.limits.max_body_bytes:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # The interim answer is no part of the answer whose size is counted.
+            request.writer.output_size = 0
+
+
+def _token_of(request: web.Request) -> str | None:
+    """Return the presented token, not verified in any way; None when there is none."""
+    lines = request.headers.getall("Authorization", [])
+    if not lines:
+        return None
+    scheme, _, unverified_token = lines[0].partition(" ")
+    unverified_token = unverified_token.strip(" ")
+    if len(lines) > 1 or scheme.lower() != _BEARER or not unverified_token:
+        message = "send one `Authorization: Bearer <token>` header, or none"
+        raise HttpRefusedError(WebCode.AUTHORIZATION_MALFORMED, message, headers=_INVALID_REQUEST)
+    return unverified_token
+
+
+def _address_of(request: web.Request) -> Address:
+    """Return where the connection comes from, by the socket and never by a header."""
+    peer = None if request.transport is None else request.transport.get_extra_info("peername")
+    if not peer:
+        message = "the connection is gone"
+        raise HttpRefusedError(WebCode.BODY_INCOMPLETE, message)
+    address = ip_address(peer[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address

@@ -1,0 +1,70 @@
+"""What `POST /v1/resolve` takes and gives. The answer is written by hand: this is the hot path, and values leave here.
+
+Every other module holds values as `SecretValue`; this one is where they become text.
+"""
+
+import base64
+import json
+from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from broker.resolution import Granted, Refused, Resolution
+from broker.secret import Encoding, SecretValue
+from broker.web.problems import refused_result
+
+
+class ResolveRequest(BaseModel):
+    """The body of `POST /v1/resolve`. How many references it may name is the use case's to say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+    references: list[str]
+    require: Literal["all", "any"] = "all"
+
+
+def resolution_body(resolution: Resolution) -> bytes:
+    """Return the answer's JSON: one object a reference, in the order asked."""
+    times: dict[float, str] = {}
+    results = ",".join(
+        _granted(result, times) if isinstance(result, Granted) else _refused(result) for result in resolution.results
+    )
+    return f'{{"results":[{results}]}}'.encode()
+
+
+def rfc3339(seconds: float) -> str:
+    """Return a wall time as RFC 3339 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _granted(result: Granted, times: dict[float, str]) -> str:
+    quote = encode_basestring_ascii
+    version = "null" if result.version is None else quote(result.version)
+    return (
+        f'{{"reference":{quote(result.reference)},"status":"{result.status.value}",'
+        f'"value":{_value(result.value)},"encoding":"{result.value.encoding.value}","version":{version},'
+        f'"fetched_at":"{_time(result.fetched_at, times)}","fresh_until":"{_time(result.fresh_until, times)}",'
+        f'"stale_until":"{_time(result.stale_until, times)}","lease":null}}'
+    )
+
+
+def _refused(result: Refused) -> str:
+    return json.dumps(refused_result(result), separators=(",", ":"))
+
+
+def _value(value: SecretValue) -> str:
+    if value.encoding is Encoding.TEXT:
+        return encode_basestring_ascii(value.reveal().decode("utf-8"))
+    if value.encoding is Encoding.BASE64:
+        return f'"{base64.b64encode(value.reveal()).decode("ascii")}"'
+    # It is JSON already; parsing it again would change how numbers are written.
+    return value.reveal().decode("utf-8")
+
+
+def _time(seconds: float, times: dict[float, str]) -> str:
+    text = times.get(seconds)
+    if text is None:
+        text = times[seconds] = rfc3339(seconds)
+    return text
