@@ -1,0 +1,338 @@
+"""The use case: the order of the steps, and what is on record."""
+
+import asyncio
+import base64
+from ipaddress import ip_address
+
+import pytest
+
+from broker.audit.event import EventKind, Outcome
+from broker.cache import Cache
+from broker.errors import (
+    AuditUnavailableError,
+    IdentityRefusedError,
+    IdentityRefusedReason,
+    MissingPart,
+    ReferenceCountError,
+    SecretMissingError,
+    SecretUnusableError,
+    SourceUnavailableError,
+    TokenRefusedError,
+    UpstreamDeniedError,
+)
+from broker.identity import IdentityKind, PeerIdentity
+from broker.pattern import parse_pattern
+from broker.policy.decision import Allow
+from broker.resolution import DENIED_DETAIL, Granted, Refused, Require, Resolution
+from broker.resolve import ResolveReferences
+from broker.tokens import TokenClaims
+from tests.fakes import (
+    FakeClock,
+    FakeFingerprints,
+    FakePolicy,
+    FakeProvider,
+    FakeTrail,
+    FakeVerifier,
+    fake_metrics,
+    fake_peer,
+    fields_reading,
+    text_reading,
+)
+
+ALLOW = Allow("read own", 300.0, 3600.0)
+KEY, TOKEN = "vault:secret/app#key", "vault:secret/app#token"
+CANARY = "canary-6f1b"
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.metrics = fake_metrics()
+        self.vault = FakeProvider({"secret/app": fields_reading(key=CANARY, token="t", port=1.50)})
+        self.env = FakeProvider({"PAT": text_reading("pat")})
+        self.policy = FakePolicy({"vault:secret/app": ALLOW, "env:": ALLOW})
+        self.verifier = FakeVerifier()
+        self.trail = FakeTrail()
+        self.cache = Cache(
+            clock=self.clock, metrics=self.metrics, max_entries=99, max_bytes=9999, fetch_seconds=5, refresh_wait=0.02
+        )
+        self.resolver = ResolveReferences(
+            policy=self.policy,
+            verifier=self.verifier,
+            cache=self.cache,
+            providers={"vault": self.vault, "env": self.env},
+            trail=self.trail,
+            fingerprints=FakeFingerprints(),
+            metrics=self.metrics,
+            clock=self.clock,
+            max_references=256,
+        )
+
+    async def ask(
+        self,
+        *texts: str,
+        require: Require = Require.ALL,
+        token: str | None = None,
+        peer: PeerIdentity | None = None,
+    ) -> Resolution:
+        return await self.resolver.resolve(
+            peer=peer or fake_peer(),
+            unverified_token=token,
+            texts=texts,
+            require=require,
+            address=ip_address("10.0.0.7"),
+            request="request-1",
+        )
+
+    def give_token(self, *scope: str, environment: str = "production") -> None:
+        self.verifier.claims["good"] = TokenClaims(
+            token_id="jti-1",
+            subject="spiffe://prod.example/shipper",
+            environment=environment,
+            scope=tuple(parse_pattern(text) for text in scope),
+            thumbprint="t" * 43,
+            issued_at=0,
+            expires_at=9,
+        )
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def values(resolution: Resolution) -> list[str]:
+    return [
+        result.value.reveal().decode() if isinstance(result, Granted) else result.status
+        for result in resolution.results
+    ]
+
+
+async def test_values_come_back_in_the_order_asked_with_their_references_as_asked(bench: Bench) -> None:
+    texts = (TOKEN, "${PAT}", KEY, "env:PAT")
+    resolution = await bench.ask(*texts)
+    assert values(resolution) == ["t", "pat", CANARY, "pat"]
+    assert [result.reference for result in resolution.results] == list(texts)
+
+
+async def test_one_read_serves_every_reference_of_one_path(bench: Bench) -> None:
+    await bench.ask(KEY, TOKEN, KEY, "vault:secret/app")
+    assert len(bench.vault.fetched) == 1
+
+
+async def test_distinct_sources_are_read_at_the_same_time(bench: Bench) -> None:
+    bench.vault.gate = bench.env.gate = asyncio.Event()
+    asking = asyncio.create_task(bench.ask(KEY, "env:PAT"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (len(bench.vault.fetched), len(bench.env.fetched)) == (1, 1)
+    bench.vault.gate.set()
+    await asking
+
+
+async def test_policy_is_asked_before_the_cache_and_the_provider(bench: Bench) -> None:
+    await bench.ask(KEY)
+    del bench.policy.allowed["vault:secret/app"]
+    bench.vault.sources.clear()
+    bench.vault.fetched.clear()
+    cached = await bench.ask(KEY, require=Require.ANY)
+    unknown = await bench.ask("vault:secret/none#key", require=Require.ANY)
+    for resolution in (cached, unknown):
+        assert isinstance(resolution.results[0], Refused)
+        assert resolution.results[0].detail == DENIED_DETAIL
+        assert resolution.results[0].status == "denied"
+    assert bench.vault.fetched == []
+
+
+async def test_nothing_is_returned_before_the_event_is_durable(bench: Bench) -> None:
+    bench.trail.full = True
+    with pytest.raises(AuditUnavailableError):
+        await bench.ask(KEY)
+
+
+async def test_the_event_says_who_got_what_and_holds_no_value(bench: Bench) -> None:
+    bench.give_token("vault:secret/app#*", "env:PAT")
+    await bench.ask(KEY, "$PAT", token="good")
+    [event] = bench.trail.events
+    assert (event.kind, event.outcome, event.reason) == (EventKind.RESOLVE, Outcome.SUCCESS, "")
+    assert (event.identity, event.environment, event.address) == (fake_peer().name, "production", "10.0.0.7")
+    assert (event.request, event.token) == ("request-1", "jti-1")
+    first, second = event.references
+    assert (first.reference, first.status, first.rule, first.version) == (KEY, "ok", "read own", "1")
+    assert (first.fingerprint, first.upstream_request) == (f"fp:k1:{len(CANARY)}", "up-1")
+    assert second.reference == "env:PAT"
+    assert CANARY not in repr(event)
+
+
+async def test_with_all_one_failure_means_no_value_and_every_failure_is_named(bench: Bench) -> None:
+    resolution = await bench.ask(KEY, "vault:secret/app#none", "vault:secret/foreign#x", require=Require.ALL)
+    assert not resolution.complete
+    assert [(result.reference, result.status) for result in resolution.results] == [
+        ("vault:secret/app#none", "missing"),
+        ("vault:secret/foreign#x", "denied"),
+    ]
+    [event] = bench.trail.events
+    assert (event.outcome, event.reason) == (Outcome.FAILURE, "denied")
+    assert [(record.status, record.fingerprint) for record in event.references] == [
+        ("withheld", ""),
+        ("missing", ""),
+        ("denied", ""),
+    ]
+    assert event.references[1].reason == "field"
+    assert event.references[2].reason == "no_rule"
+
+
+async def test_with_any_the_rest_is_answered(bench: Bench) -> None:
+    resolution = await bench.ask("vault:secret/foreign#x", KEY, require=Require.ANY)
+    assert resolution.complete
+    assert values(resolution) == ["denied", CANARY]
+    assert bench.trail.events[0].outcome is Outcome.SUCCESS
+
+
+async def test_with_any_and_no_value_the_event_is_a_failure(bench: Bench) -> None:
+    await bench.ask("vault:secret/foreign#x", require=Require.ANY)
+    assert bench.trail.events[0].outcome is Outcome.FAILURE
+
+
+async def test_a_malformed_text_is_told_with_its_position_and_never_recorded(bench: Bench) -> None:
+    text = f"{CANARY} with a space"
+    resolution = await bench.ask(text, require=Require.ANY)
+    [result] = resolution.results
+    assert isinstance(result, Refused)
+    assert (result.status, result.code, result.reference) == ("invalid", "reference_malformed", text)
+    assert result.position is not None
+    assert CANARY not in result.detail
+    [record] = bench.trail.events[0].references
+    assert (record.reference, record.status, record.reason) == ("", "invalid", f"malformed_at_{result.position}")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "reason"),
+    [
+        (SecretMissingError("m", part=MissingPart.DESTROYED), "missing", "secret_missing", "destroyed"),
+        (UpstreamDeniedError("u"), "denied", "upstream_denied", "upstream_denied"),
+        (SecretUnusableError("s"), "invalid", "secret_unusable", "secret_unusable"),
+        (SourceUnavailableError("a", retry_after=7), "unavailable", "source_unavailable", "source_unavailable"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+@pytest.mark.parametrize("where", ["check", "fetch"])
+async def test_each_failure_of_a_source_has_its_status(
+    bench: Bench, error: Exception, status: str, code: str, reason: str, where: str
+) -> None:
+    if where == "check":
+        bench.vault.refused = error
+    else:
+        bench.vault.sources["secret/app"] = error
+    [result] = (await bench.ask(KEY)).results
+    assert isinstance(result, Refused)
+    assert (result.status, result.code) == (status, code)
+    assert result.retry_after == getattr(error, "retry_after", None)
+    assert bench.trail.events[0].references[0].reason == reason
+
+
+async def test_a_source_that_is_refused_by_its_provider_is_not_read(bench: Bench) -> None:
+    bench.vault.refused = SecretMissingError("outside", part=MissingPart.PATH)
+    await bench.ask(KEY)
+    assert bench.vault.fetched == []
+
+
+async def test_an_allowed_scheme_without_a_provider_is_missing(bench: Bench) -> None:
+    bench.policy.allowed["file:"] = ALLOW
+    [result] = (await bench.ask("/var/secrets/x")).results
+    assert result.status == "missing"
+
+
+async def test_two_references_of_one_source_share_the_shortest_clocks(bench: Bench) -> None:
+    bench.policy.allowed = {KEY: Allow("short", 10.0, 3600.0), TOKEN: Allow("long", 300.0, 20.0)}
+    resolution = await bench.ask(KEY, TOKEN)
+    for result in resolution.results:
+        assert isinstance(result, Granted)
+        assert result.fresh_until - result.fetched_at == 10
+        assert result.stale_until - result.fetched_at == 20
+
+
+async def test_a_stale_value_is_marked_in_the_answer_and_the_record(bench: Bench) -> None:
+    await bench.ask(KEY)
+    bench.vault.sources["secret/app"] = SourceUnavailableError("down")
+    bench.clock.advance(301)
+    [result] = (await bench.ask(KEY)).results
+    assert result.status == "stale"
+    assert bench.trail.events[-1].references[0].status == "stale"
+
+
+async def test_base64_is_decoded_where_the_reference_asks(bench: Bench) -> None:
+    bench.vault.sources["secret/app"] = fields_reading(key=base64.b64encode(b"\x00\xff").decode(), bad="no base64!")
+    [result] = (await bench.ask("vault:secret/app?decode=base64#key")).results
+    assert isinstance(result, Granted)
+    assert (result.value.reveal(), result.value.encoding) == (b"\x00\xff", "base64")
+    [result] = (await bench.ask("vault:secret/app?decode=base64#bad")).results
+    assert (result.status, result.code) == ("invalid", "secret_unusable")
+
+
+async def test_a_resolved_value_is_never_parsed_again(bench: Bench) -> None:
+    bench.vault.sources["secret/app"] = fields_reading(key="${PAT}")
+    assert values(await bench.ask(KEY)) == ["${PAT}"]
+
+
+async def test_a_token_narrows_what_policy_gives(bench: Bench) -> None:
+    bench.give_token("vault:secret/app#key")
+    resolution = await bench.ask(KEY, TOKEN, token="good", require=Require.ANY)
+    assert values(resolution) == [CANARY, "denied"]
+
+
+async def test_a_refused_token_is_recorded_and_nothing_is_asked(bench: Bench) -> None:
+    with pytest.raises(TokenRefusedError):
+        await bench.ask(KEY, token=f"forged-{CANARY}")
+    [event] = bench.trail.events
+    assert (event.kind, event.outcome, event.reason) == (EventKind.AUTHENTICATION, Outcome.FAILURE, "signature")
+    assert CANARY not in repr(event)
+    assert bench.policy.asked == []
+
+
+async def test_a_token_of_another_environment_is_refused(bench: Bench) -> None:
+    bench.give_token("vault:secret/app#*", environment="staging")
+    with pytest.raises(TokenRefusedError):
+        await bench.ask(KEY, token="good")
+    assert bench.trail.events[0].reason == "environment"
+
+
+async def test_a_certificate_without_a_san_counts_only_if_policy_names_it(bench: Bench) -> None:
+    peer = fake_peer("sha256:" + "0" * 64, IdentityKind.FINGERPRINT)
+    assert (await bench.ask(KEY, peer=peer)).complete
+    bench.policy.known = False
+    with pytest.raises(IdentityRefusedError) as refused:
+        await bench.ask(KEY, peer=peer)
+    assert refused.value.reason is IdentityRefusedReason.NO_SAN
+    assert (bench.trail.events[-1].kind, bench.trail.events[-1].reason) == (EventKind.AUTHENTICATION, "no_san")
+
+
+async def test_a_refused_certificate_is_recorded(bench: Bench) -> None:
+    error = IdentityRefusedError("two", reason=IdentityRefusedReason.TWO_URI_SANS)
+    await bench.resolver.refuse_identity(error, address=ip_address("::1"), request="request-2")
+    [event] = bench.trail.events
+    assert (event.kind, event.reason, event.address) == (EventKind.AUTHENTICATION, "two_uri_sans", "::1")
+
+
+@pytest.mark.parametrize("count", [0, 257])
+async def test_the_number_of_references_is_bounded(bench: Bench, count: int) -> None:
+    with pytest.raises(ReferenceCountError, match=str(count)):
+        await bench.ask(*[KEY] * count)
+
+
+async def test_256_references_are_answered(bench: Bench) -> None:
+    assert len((await bench.ask(*[KEY] * 256)).results) == 256
+
+
+async def test_answers_are_counted_by_provider_and_outcome(bench: Bench) -> None:
+    await bench.ask(KEY, "env:PAT", "env:PAT", "not one", require=Require.ANY)
+    count = bench.metrics.registry.get_sample_value
+    assert count("broker_references_total", {"provider": "env", "outcome": "ok"}) == 2
+    assert count("broker_references_total", {"provider": "none", "outcome": "invalid"}) == 1
+
+
+async def test_policy_sees_only_canonical_references(bench: Bench) -> None:
+    await bench.ask("$<PAT>")
+    [(reference, context)] = bench.policy.asked
+    assert reference.text == "env:PAT"
+    assert (str(context.address), context.scope) == ("10.0.0.7", None)
