@@ -1,0 +1,252 @@
+"""The agent's client: references out, values in, over mTLS, with the standard library alone."""
+
+import argparse
+import base64
+import http.client
+import json
+import os
+import random
+import ssl
+import stat
+import time
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from broker.errors import BrokerError
+from broker.secret import Encoding, SecretValue
+
+_MAX_ANSWER_BYTES: Final = 512 * 1024 * 1024
+_FIRST_PAUSE: Final = 0.2
+_LONGEST_PAUSE: Final = 5.0
+_UNAVAILABLE: Final = 503
+
+
+class ClientSettingsError(BrokerError):
+    """The agent's own settings can't be used."""
+
+    code = "client_settings_invalid"
+
+
+class BrokerUnreachableError(BrokerError):
+    """The broker does not answer, or can't answer now."""
+
+    code = "broker_unreachable"
+
+
+class CertificateRefusedError(BrokerError):
+    """The broker refuses this agent's certificate, or shows one that this agent does not trust."""
+
+    code = "certificate_refused"
+
+
+class ResolveRefusedError(BrokerError):
+    """The broker answered, and gives no value; `results` tells why, one entry a reference."""
+
+    code = "resolve_refused"
+
+    def __init__(self, detail: str, *, code: str, results: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the broker's own code, and what it said of each reference."""
+        super().__init__(detail)
+        self.broker_code = code
+        self.results = tuple(results)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the broker said of one reference; `value` is None unless it may be used."""
+
+    reference: str
+    status: str
+    value: SecretValue | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """Where the broker is, and who this agent is."""
+
+    url: str
+    authority: Path
+    certificate: Path
+    key: Path
+    wait_seconds: float
+
+
+def add_client_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that name the broker and this agent."""
+    group = parser.add_argument_group("broker")
+    group.add_argument("--url", metavar="URL", help="https address of the broker; LOGFLUX_BROKER_URL otherwise")
+    group.add_argument(
+        "--ca", metavar="FILE", help="certificates that the broker's is checked against; LOGFLUX_BROKER_CA"
+    )
+    group.add_argument("--cert", metavar="FILE", help="this agent's certificate; LOGFLUX_AGENT_CERT")
+    group.add_argument("--key", metavar="FILE", help="its private key, mode 0600; LOGFLUX_AGENT_KEY")
+    group.add_argument(
+        "--wait",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long to try while the broker is away (%(default)g)",
+    )
+
+
+def client_settings(arguments: argparse.Namespace, environment: Mapping[str, str]) -> ClientSettings:
+    """Return the settings, flags before environment.
+
+    Raises:
+        ClientSettingsError: One is missing, or the key is open to others.
+
+    """
+    named = {
+        name: getattr(arguments, name) or environment.get(variable, "")
+        for name, variable in (
+            ("url", "LOGFLUX_BROKER_URL"),
+            ("ca", "LOGFLUX_BROKER_CA"),
+            ("cert", "LOGFLUX_AGENT_CERT"),
+            ("key", "LOGFLUX_AGENT_KEY"),
+        )
+    }
+    missing = [f"--{name}" for name, value in named.items() if not value]
+    if missing:
+        message = f"{', '.join(missing)} is missing; give it, or set its LOGFLUX_ variable (see --help)"
+        raise ClientSettingsError(message)
+    if not named["url"].startswith("https://"):
+        message = "the broker is asked over https only; --url begins with https://"
+        raise ClientSettingsError(message)
+    _check_key(Path(named["key"]))
+    return ClientSettings(
+        url=named["url"],
+        authority=Path(named["ca"]),
+        certificate=Path(named["cert"]),
+        key=Path(named["key"]),
+        wait_seconds=arguments.wait,
+    )
+
+
+class BrokerClient:
+    """Ask one broker."""
+
+    def __init__(self, *, settings: ClientSettings) -> None:
+        """Load the certificates.
+
+        Raises:
+            ClientSettingsError: A file is missing or is no certificate or key.
+
+        """
+        self._settings = settings
+        address = urllib.parse.urlsplit(settings.url)
+        self._host, self._port = address.hostname or "", address.port or 443
+        try:
+            self._context = ssl.create_default_context(cafile=str(settings.authority))
+            self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+            self._context.load_cert_chain(settings.certificate, settings.key)
+        except (OSError, ValueError) as error:
+            message = f"the CA, certificate or key can't be loaded: {getattr(error, 'strerror', None) or 'not PEM'}"
+            raise ClientSettingsError(message) from None
+
+    def resolve(self, references: Sequence[str], *, require: str = "all") -> tuple[Answer, ...]:
+        """Return one answer a reference, in the order asked.
+
+        Tries again with growing pauses while the broker is away, until the settings' `wait_seconds` are over.
+
+        Raises:
+            BrokerUnreachableError: It stayed away.
+            CertificateRefusedError: One side refuses the other's certificate; trying again would not help.
+            ResolveRefusedError: It gives no value; with `require="all"` one refused reference is enough.
+
+        """
+        deadline = time.monotonic() + self._settings.wait_seconds
+        pause = _FIRST_PAUSE
+        body = json.dumps({"references": list(references), "require": require})
+        while True:
+            try:
+                status, after, answer = self._post("/v1/resolve", body)
+            except ssl.SSLError:
+                message = (
+                    "TLS failed: the broker refuses this certificate, or its own does not fit --ca and the host name"
+                )
+                raise CertificateRefusedError(message) from None
+            except (OSError, http.client.HTTPException):
+                status, after, answer = _UNAVAILABLE, 0.0, None
+            if status != _UNAVAILABLE:
+                return _answers(status, answer)
+            # Full jitter, so that a fleet that starts together does not come back together.
+            wait = max(after, random.uniform(0, pause))  # noqa: S311  A pause is no secret.
+            if time.monotonic() + wait > deadline:
+                raise _given_up(answer)
+            time.sleep(wait)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _post(self, path: str, body: str) -> tuple[int, float, Any]:
+        connection = http.client.HTTPSConnection(self._host, self._port, context=self._context, timeout=30)
+        try:
+            connection.request("POST", path, body, {"Content-Type": "application/json", "Accept": "application/json"})
+            response = connection.getresponse()
+            text = response.read(_MAX_ANSWER_BYTES)
+            after = response.getheader("Retry-After", "0")
+            return response.status, float(after) if after.isdecimal() else 0.0, _json(text)
+        finally:
+            connection.close()
+
+
+def _json(text: bytes) -> Any:  # noqa: ANN401  What a peer sends can be anything.
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _answers(status: int, answer: Any) -> tuple[Answer, ...]:  # noqa: ANN401  As above.
+    results = answer.get("results", []) if isinstance(answer, dict) else []
+    if status != http.HTTPStatus.OK or not isinstance(results, list) or not results:
+        detail = str(answer.get("detail", "")) if isinstance(answer, dict) else ""
+        code = str(answer.get("code", "")) if isinstance(answer, dict) else ""
+        raise ResolveRefusedError(detail or f"the broker answered {status}", code=code or "unknown", results=results)
+    return tuple(
+        Answer(
+            reference=str(result["reference"]),
+            status=str(result["status"]),
+            value=_value(result),
+            detail=str(result.get("detail", "")),
+        )
+        for result in results
+    )
+
+
+def _value(result: Mapping[str, Any]) -> SecretValue | None:
+    if "value" not in result:
+        return None
+    encoding = Encoding(result["encoding"])
+    match encoding:
+        case Encoding.TEXT:
+            data = result["value"].encode("utf-8")
+        case Encoding.BASE64:
+            data = base64.b64decode(result["value"])
+        case Encoding.JSON:
+            data = json.dumps(result["value"], ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    return SecretValue(data, encoding=encoding)
+
+
+def _given_up(answer: Any) -> BrokerError:  # noqa: ANN401  As above.
+    if isinstance(answer, dict):
+        return ResolveRefusedError(
+            str(answer.get("detail", "the broker can't answer now")),
+            code=str(answer.get("code", "unknown")),
+            results=answer.get("results", []),
+        )
+    return BrokerUnreachableError("the broker does not answer; is --url right, and does it run?")
+
+
+def _check_key(key: Path) -> None:
+    try:
+        mode = stat.S_IMODE(os.stat(key).st_mode)  # noqa: PTH116  One look, followed through links as the loader does.
+    except OSError as error:
+        message = f"{key}: {error.strerror}"
+        raise ClientSettingsError(message) from None
+    # Kubernetes mounts a secret with fsGroup as 0440; nobody but owner and group may ever read a key.
+    if mode & 0o037:
+        message = f"{key}: mode {mode:04o} lets others at the key; run: chmod 600 {key}"
+        raise ClientSettingsError(message)

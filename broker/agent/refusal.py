@@ -1,0 +1,45 @@
+"""What an agent's command says when it gets no values: one line a reference, and a stable exit status."""
+
+import sys
+from collections.abc import Iterable
+from typing import Final
+
+from broker.agent.client import Answer, BrokerUnreachableError, ClientSettingsError, ResolveRefusedError
+from broker.errors import BrokerError
+
+EXIT_NO: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_UNAVAILABLE: Final = 4
+
+
+def say(error: BrokerError) -> int:
+    """Print why there is nothing, and return the exit status that says the same."""
+    code = error.broker_code if isinstance(error, ResolveRefusedError) else error.code
+    print(f"broker: error[{code}]: {error.detail}", file=sys.stderr)
+    match error:
+        case ResolveRefusedError():
+            for result in error.results:
+                if result.get("status") not in {"ok", "stale"}:
+                    print(
+                        f"  {result.get('reference')}: {result.get('status')}: {result.get('detail')}", file=sys.stderr
+                    )
+            away = any(result.get("status") == "unavailable" for result in error.results) or not error.results
+            return (
+                EXIT_UNAVAILABLE if away and error.broker_code not in {"identity_refused", "invalid_token"} else EXIT_NO
+            )
+        case BrokerUnreachableError():
+            return EXIT_UNAVAILABLE
+        case ClientSettingsError():
+            return EXIT_USAGE
+        case _:
+            return EXIT_NO
+
+
+def say_refused(answers: Iterable[Answer]) -> int:
+    """Print each answer without a value; return 1 when there was one, else 0."""
+    status = 0
+    for answer in answers:
+        if answer.value is None:
+            print(f"broker: {answer.reference}: {answer.status}: {answer.detail}", file=sys.stderr)
+            status = EXIT_NO
+    return status
