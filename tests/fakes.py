@@ -68,6 +68,7 @@ class FakeProvider:
     fetched: list[Source] = field(default_factory=list)
     gate: asyncio.Event | None = None
     refused: Exception | None = None
+    began: asyncio.Event = field(default_factory=asyncio.Event)
 
     def check(self, source: Source) -> None:
         if self.refused is not None:
@@ -75,6 +76,7 @@ class FakeProvider:
 
     async def fetch(self, source: Source) -> Reading:
         self.fetched.append(source)
+        self.began.set()
         if self.gate is not None:
             await self.gate.wait()
         answer = self.sources.get(source.path)
