@@ -116,7 +116,7 @@ class Policy:
         """Return the environments, other than that of `subject`, which own any of what `reference` reveals."""
         owners = {
             environment
-            for pattern, environment in self._walls.candidates(reference)
+            for pattern, environment in self._walls.touching(reference)
             if environment != subject.environment and pattern.touches_reference(reference)
         }
         return tuple(sorted(owners))
@@ -126,7 +126,7 @@ class Policy:
             rule
             for recipient in (subject.name, EVERYONE)
             if recipient in self._by_recipient
-            for pattern, rule in self._by_recipient[recipient].deny.candidates(reference)
+            for pattern, rule in self._by_recipient[recipient].deny.touching(reference)
             if pattern.touches_reference(reference) and rule.takes_effect(context, environment=subject.environment)
         ]
 
@@ -135,7 +135,7 @@ class Policy:
             return Deny(DenyReason.NO_RULE)
         matching = [
             rule
-            for pattern, rule in self._by_recipient[subject.name].allow.candidates(reference)
+            for pattern, rule in self._by_recipient[subject.name].allow.covering(reference)
             if pattern.covers_reference(reference)
         ]
         if not matching:

@@ -1,21 +1,22 @@
 """What a policy file may say: the strict schema. `policy/parse.py` reads files by it."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Annotated, Final, LiteralString, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from broker import strict_yaml
 from broker.errors import MalformedPatternError
 from broker.identity import IdentityKind
 from broker.pattern import Pattern, parse_pattern
-from broker.policy.conditions import ALL_DAYS, Conditions, Hours, Network, parse_day, parse_hours, parse_network
+from broker.policy.conditions import Conditions, Hours, Network, parse_day, parse_hours, parse_network
 from broker.policy.subjects import Subject, parse_dns, parse_fingerprint, parse_spiffe
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Collection[object])
 
 EVERYONE: Final = "*"
 # The type of the errors whose text is this module's own.
@@ -81,6 +82,19 @@ def _recipient(value: object) -> str:
     return EVERYONE if value == EVERYONE else _name(value)
 
 
+def _not_empty(value: C) -> C:
+    # Not by `min_length`, which also complains about a list whose only entry was refused already.
+    if not value:
+        _refuse("empty; write at least one")
+    return value
+
+
+def _not_too_many(value: tuple[Network, ...]) -> tuple[Network, ...]:
+    if len(value) > _MAX_NETWORKS:
+        _refuse(f"more than {_MAX_NETWORKS}; join them, or split the rule")
+    return _not_empty(value)
+
+
 def _required(value: object) -> bool:
     if value != "required":
         _refuse("write token: required, or leave it out")
@@ -102,7 +116,7 @@ class _Part(BaseModel):
 class EnvironmentModel(_Part):
     """What belongs to one environment and is out of reach for every other."""
 
-    owns: Annotated[tuple[PatternField, ...], Field(min_length=1)]
+    owns: Annotated[tuple[PatternField, ...], AfterValidator(_not_empty)]
 
 
 class IdentityModel(_Part):
@@ -136,11 +150,11 @@ class IdentityModel(_Part):
 class WhenModel(_Part):
     """The conditions of a rule."""
 
-    networks: Annotated[tuple[NetworkField, ...], Field(min_length=1, max_length=_MAX_NETWORKS)] | None = None
+    networks: Annotated[tuple[NetworkField, ...], AfterValidator(_not_too_many)] | None = None
     hours: Annotated[Hours, PlainValidator(partial(_parsed, parse_hours))] | None = None
-    days: Annotated[tuple[Day, ...], Field(min_length=1, max_length=len(ALL_DAYS))] | None = None
+    days: Annotated[tuple[Day, ...], AfterValidator(_not_empty)] | None = None
     token: Annotated[bool, PlainValidator(_required)] = False
-    environment: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    environment: Annotated[tuple[Name, ...], AfterValidator(_not_empty)] | None = None
 
     def conditions(self) -> Conditions:
         """Return the conditions in the form in which they are asked."""
@@ -157,9 +171,9 @@ class RuleModel(_Part):
     """One rule, as it stands in the file."""
 
     name: RuleName
-    allow: Annotated[tuple[PatternField, ...], Field(min_length=1)] | None = None
-    deny: Annotated[tuple[PatternField, ...], Field(min_length=1)] | None = None
-    to: Annotated[tuple[Annotated[str, PlainValidator(_recipient)], ...], Field(min_length=1)]
+    allow: Annotated[tuple[PatternField, ...], AfterValidator(_not_empty)] | None = None
+    deny: Annotated[tuple[PatternField, ...], AfterValidator(_not_empty)] | None = None
+    to: Annotated[tuple[Annotated[str, PlainValidator(_recipient)], ...], AfterValidator(_not_empty)]
     when: WhenModel = WhenModel()
     fresh_for: Duration | None = None
     max_stale: Duration | None = None
@@ -186,5 +200,5 @@ class PolicyModel(_Part):
     """The whole file."""
 
     environments: dict[Name, EnvironmentModel] = {}
-    identities: Annotated[dict[Name, IdentityModel], Field(min_length=1)]
-    rules: Annotated[tuple[RuleModel, ...], Field(min_length=1)]
+    identities: Annotated[dict[Name, IdentityModel], AfterValidator(_not_empty)]
+    rules: Annotated[tuple[RuleModel, ...], AfterValidator(_not_empty)]

@@ -19,8 +19,6 @@ MAX_GRANTS: Final = 2_000_000
 _WHAT: Final = "the policy"
 _WORDS: Final = {
     "missing": "missing; add it",
-    "too_short": "empty; write at least one",
-    "too_long": "too many; shorten it, or split the rule",
     "tuple_type": "no list; write one, such as [first, second]",
     "dict_type": "no mapping; write key: value",
     "model_type": "no mapping; write key: value",

@@ -41,6 +41,25 @@ class SegmentTrie(Generic[T]):
 
     def find(self, segments: Sequence[str]) -> Iterator[T]:
         """Yield the value of every pattern that matches `segments`, each once."""
+        for node in self._reached(segments):
+            if node.value is not None:
+                yield node.value
+
+    def find_below(self, segments: Sequence[str]) -> Iterator[T]:
+        """Yield the value of every pattern that matches `segments` or something that begins with them, each once."""
+        pending = list(self._reached(segments))
+        seen: set[int] = set()
+        while pending:
+            node = pending.pop()
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            if node.value is not None:
+                yield node.value
+            pending.extend(node.literals.values())
+            pending.extend(child for child in (node.one, node.any) if child is not None)
+
+    def _reached(self, segments: Sequence[str]) -> "list[_Node[T | None]]":
         active = self._closed([self._root])
         for segment in segments:
             following: list[_Node[T | None]] = []
@@ -52,11 +71,7 @@ class SegmentTrie(Generic[T]):
                 if (literal := node.literals.get(segment)) is not None:
                     following.append(literal)
             active = self._closed(following)
-            if not active:
-                return
-        for node in active:
-            if node.value is not None:
-                yield node.value
+        return active
 
     def _node(self, pattern: Sequence[str]) -> _Node[T | None]:
         node = self._root
