@@ -113,7 +113,11 @@ def _load(file: Path) -> Policy:
     except OSError as error:
         message = f"{file}: {error.strerror}; name a readable policy file"
         raise PolicyInvalidError(message) from None
-    return compile_policy(text)
+    try:
+        return compile_policy(text)
+    except PolicyInvalidError as error:
+        message = f"{file}: {error.detail}"
+        raise PolicyInvalidError(message, line=error.line, column=error.column) from None
 
 
 def _identity(name: str) -> PeerIdentity:
