@@ -105,7 +105,7 @@ class TokenSettings(Section):
     lifetime_seconds: Annotated[int, Field(ge=30, le=3600)] = Field(default=300, description="Life of an access token.")
     issuer: str | None = Field(
         default=None,
-        pattern=r"^https://[^\s?#]+\Z",
+        pattern=r"^https://[^\s?#]+$",
         description="The `iss` of tokens; the address of the agent listener by default.",
     )
 

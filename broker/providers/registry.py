@@ -12,16 +12,16 @@ PROVIDERS: Final = (
     ProviderEntry(
         scheme="env",
         settings=EnvSettings,
-        build=lambda settings, tools: EnvProvider(settings=cast(EnvSettings, settings), tools=tools),
+        build=lambda settings, tools: EnvProvider(settings=cast("EnvSettings", settings), tools=tools),
     ),
     ProviderEntry(
         scheme="file",
         settings=FileSettings,
-        build=lambda settings, tools: FileProvider(settings=cast(FileSettings, settings), tools=tools),
+        build=lambda settings, tools: FileProvider(settings=cast("FileSettings", settings), tools=tools),
     ),
     ProviderEntry(
         scheme="vault",
         settings=VaultSettings,
-        build=lambda settings, tools: VaultProvider(settings=cast(VaultSettings, settings), tools=tools),
+        build=lambda settings, tools: VaultProvider(settings=cast("VaultSettings", settings), tools=tools),
     ),
 )
