@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import errno
 import hashlib
 import os
 import re
@@ -28,6 +29,7 @@ KEY_NAME: Final = "logflux-broker"
 _ED25519: Final = b"\x01"
 _KEY_BYTES: Final = 32
 _ID_BYTES: Final = 4
+_ORIGIN_END: Final = b"/chain"
 _DASH: Final = "\u2014"
 _VERIFIER_KEY: Final = re.compile(r"([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)")
 
@@ -97,7 +99,7 @@ class CheckpointKey:
     def sign(self, checkpoint: Checkpoint) -> bytes:
         """Return the signed note of `checkpoint`."""
         lines = (
-            f"{self.verifier.name}/chain",
+            _origin(self.verifier),
             str(checkpoint.size),
             _base64(checkpoint.head),
             f"trail {checkpoint.trail_id}",
@@ -136,31 +138,36 @@ def open_note(note: bytes, key: VerifierKey) -> Checkpoint | None:
     # A signature of another key is ignored, which is how keys rotate; one of ours that fails spoils the note.
     if not known or not all(key.verifies(signature, signed) for signature in known):
         return None
-    return _parse(signed.decode("utf-8", "replace").split("\n"), origin=f"{key.name}/chain")
+    return _parse(signed.decode("utf-8", "replace").split("\n"), origin=_origin(key))
 
 
 def notes_in(text: bytes) -> Iterator[bytes]:
-    """Return each complete note of a checkpoint file; a torn end (no signature line) is no note."""
+    """Return each complete note of a checkpoint file; what a crash left without a signature line is no note."""
     note: list[bytes] = []
-    signed = False
-    for line in text.split(b"\n"):
-        is_signature = line.startswith(_DASH.encode())
-        if signed and not is_signature:
-            yield b"\n".join(note) + b"\n"
-            note, signed = [], False
+    lines = text.split(b"\n")
+    # The last line has no newline at its end: it is empty, or torn.
+    for line in lines[:-1]:
+        if line.endswith(_ORIGIN_END):
+            note = []
         if line or note:
             note.append(line)
-        signed = is_signature
-    # Without the newline after its signature a note is torn, and `line` above was its last.
+        if line.startswith(_DASH.encode()):
+            yield b"\n".join(note) + b"\n"
+            note = []
 
 
 def append_note(file: Path, note: bytes) -> None:
     """Append `note` to the checkpoint file and return when it is durable. Raises: OSError."""
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb", buffering=0) as handle:
-        # The empty line in front ends a note that a crash tore, so that this one can be read.
-        handle.write(b"\n" + note)
-        os.fsync(handle.fileno())
+        before = os.fstat(descriptor).st_size
+        # The newline in front ends a line that a crash tore, so that this note can be read.
+        data = b"\n" + note
+        if handle.write(data) != len(data):
+            # A full disk takes a part. Half a signature would look like a forged one for ever.
+            handle.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
 
 
 def _new_key() -> bytes:
@@ -190,6 +197,10 @@ def _parse(lines: list[str], *, origin: str) -> Checkpoint | None:
                     time=time.removeprefix("time "),
                 )
     return None
+
+
+def _origin(key: VerifierKey) -> str:
+    return key.name + _ORIGIN_END.decode()
 
 
 def _base64(data: bytes) -> str:

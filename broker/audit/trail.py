@@ -1,0 +1,408 @@
+"""The trail: events become durable records of one chain, many in one commit, before any value leaves.
+
+One task owns the chain. It takes all that waits, commits it at once, and only then lets the callers go
+on; what arrives meanwhile shares the next commit. When a commit fails nobody knows whether the store
+kept it, so the head is read again before anything is written, and until a real record was written
+every caller is refused at once.
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from broker.audit.chain import TRAIL_ID_BYTES, Head, TrailRecord, genesis_hash, record_hash
+from broker.audit.checkpoint import Checkpoint, CheckpointKey, append_note
+from broker.audit.event import AuditEvent, EventKind, Outcome, canonical, clean, rfc3339
+from broker.clock import Clock
+from broker.errors import AuditUnavailableError, SettingsInvalidError
+from broker.metrics import Metrics
+
+MAX_COMMIT: Final = 256
+_LOG = logging.getLogger("broker.audit")
+_CLOSED: Final = "the audit trail is closed; the broker is stopping"
+
+
+class TrailStore(Protocol):
+    """Keep records and checkpoints. Every method may raise `AuditUnavailableError`."""
+
+    async def open(self) -> None:
+        """Get ready to write, as the only writer. Raises: SettingsInvalidError."""
+        ...
+
+    async def head(self) -> Head | None:
+        """Return where the trail ends, None when it was never begun; no earlier commit may land after this."""
+        ...
+
+    async def commit(self, records: Sequence[TrailRecord], /) -> None:
+        """Make all of `records` durable, or none."""
+        ...
+
+    async def save_checkpoint(self, note: bytes, /, *, trail_id: str, size: int) -> None:
+        """Make a signed checkpoint durable."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of everything; a second call does nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrailState:
+    """Whether events can be made durable; `since` is the wall time of the last change."""
+
+    healthy: bool
+    reason: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    event: AuditEvent
+    time_ms: int
+    done: asyncio.Future[None]
+
+
+class Trail:
+    """Append events to the one chain of a store."""
+
+    def __init__(  # noqa: PLR0913  Three limits with defaults stand beside the collaborators.
+        self,
+        *,
+        store: TrailStore,
+        key: CheckpointKey,
+        checkpoints: Path,
+        clock: Clock,
+        metrics: Metrics,
+        checkpoint_events: int = 1000,
+        checkpoint_seconds: float = 60.0,
+        max_pending: int = 10_000,
+        commit_seconds: float = 5.0,
+        probe_seconds: float = 1.0,
+    ) -> None:
+        """Take the collaborators; nothing is opened before `start`.
+
+        Args:
+            store: Where records and checkpoints are kept.
+            key: Signs the checkpoints.
+            checkpoints: File that gets each checkpoint too, so that a cut end is found.
+            clock: Gives the time of each record.
+            metrics: Counts.
+            checkpoint_events: A checkpoint is signed after so many records,
+            checkpoint_seconds: and after so many seconds, also when nothing happened.
+            max_pending: Events that may wait; one more is refused at once.
+            commit_seconds: A commit that takes longer counts as failed.
+            probe_seconds: While the store fails it is tried this often.
+
+        """
+        self._store = store
+        self._key = key
+        self._checkpoints = checkpoints
+        self._clock = clock
+        self._metrics = metrics
+        self._checkpoint_events = checkpoint_events
+        self._checkpoint_seconds = checkpoint_seconds
+        self._max_pending = max_pending
+        self._commit_seconds = commit_seconds
+        self._probe_seconds = probe_seconds
+        self._pending: deque[_Pending] = deque()
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._state = TrailState(healthy=False, reason="not started", since=clock.now())
+        self._head: Head | None = None
+        # What a commit of unknown outcome tried to write: the store may rightly end at one of these.
+        self._attempted: tuple[TrailRecord, ...] = ()
+        self._refused = 0
+        self._signed_size = 0
+        self._signed_at = clock.monotonic()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> TrailState:
+        """Return whether events can be made durable, and since when."""
+        return self._state
+
+    @property
+    def healthy(self) -> bool:
+        """Tell whether events can be made durable."""
+        return self._state.healthy
+
+    async def start(self) -> None:
+        """Open the store, begin the trail if there is none, sign a checkpoint, and accept events.
+
+        Raises:
+            SettingsInvalidError: Another process writes the trail, or it was begun with another key.
+            AuditUnavailableError: The store can't be written.
+
+        """
+        try:
+            await self._store.open()
+            self._head = await self._store.head()
+            if self._head is None:
+                await self._begin()
+            else:
+                self._refuse_another_key(self._head)
+            await self._sign_checkpoint()
+        except BaseException:
+            await self._store.aclose()
+            raise
+        self._set_state(healthy=True, reason="")
+        self._task = asyncio.create_task(self._run())
+
+    async def append(self, event: AuditEvent) -> None:
+        """Return when `event` is durable.
+
+        A caller that is cancelled meanwhile leaves its event behind, which is then recorded as usual.
+
+        Raises:
+            AuditUnavailableError: It is not known to be durable, so nothing may be revealed.
+
+        """
+        if self._closing or not self._state.healthy:
+            self._refused += 1
+            raise AuditUnavailableError(_CLOSED if self._closing else self._state.reason)
+        if len(self._pending) >= self._max_pending:
+            self._refused += 1
+            message = "too many events wait for the audit trail"
+            raise AuditUnavailableError(message)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.append(_Pending(event, _milliseconds(self._clock), done))
+        self._wake.set()
+        await done
+
+    async def close(self) -> None:
+        """Make durable what waits, sign a last checkpoint, and close the store; a second call does nothing."""
+        if self._task is None:
+            return
+        self._closing = True
+        self._wake.set()
+        task, self._task = self._task, None
+        try:
+            # A cancelled closer must not cancel the owner of the chain in the middle of a commit.
+            await asyncio.shield(task)
+            if self._state.healthy:
+                await self._checkpoint_if(due=True)
+        finally:
+            self._fail_pending(_CLOSED)
+            self._set_state(healthy=False, reason=_CLOSED)
+            await self._store.aclose()
+
+    async def _run(self) -> None:
+        """Own the chain until the trail closes and nothing waits."""
+        while not (self._closing and not self._pending):
+            try:
+                await self._step()
+            except Exception:  # noqa: BLE001  The owner of the chain must outlive every defect, or all callers wait for ever.
+                _LOG.exception("the audit trail met a defect")
+                self._fail("the audit trail met a defect")
+        self._metrics.audit_pending(0)
+
+    async def _step(self) -> None:
+        if not self._state.healthy:
+            if self._closing:
+                self._fail_pending(_CLOSED)
+                return
+            await self._wait(self._probe_seconds)
+            await self._probe()
+            return
+        if not self._pending:
+            await self._wait(self._until_checkpoint())
+        batch = [self._pending.popleft() for _ in range(min(MAX_COMMIT, len(self._pending)))]
+        self._metrics.audit_pending(len(self._pending))
+        if batch:
+            await self._commit_batch(batch)
+        due = self._until_checkpoint() <= 0
+        if self._state.healthy:
+            await self._checkpoint_if(due=due)
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait for an event, for the end, or for `seconds`."""
+        self._wake.clear()
+        if self._pending or self._closing:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(seconds, 0.0)):
+                await self._wake.wait()
+
+    async def _commit_batch(self, batch: list[_Pending]) -> None:
+        try:
+            records = self._chain([(pending.event, pending.time_ms) for pending in batch])
+            await self._commit(records)
+        except AuditUnavailableError as error:
+            self._settle(batch, error.detail)
+            self._fail(error.detail)
+        except Exception:
+            self._settle(batch, "the audit trail met a defect")
+            raise
+        else:
+            self._settle(batch, None)
+
+    async def _commit(self, records: Sequence[TrailRecord]) -> None:
+        started = self._clock.monotonic()
+        self._attempted = tuple(records)
+        try:
+            async with asyncio.timeout(self._commit_seconds):
+                await self._store.commit(records)
+        except TimeoutError:
+            message = f"the audit trail took more than {self._commit_seconds:g} s for one commit"
+            raise AuditUnavailableError(message) from None
+        last, first = records[-1], self._head.first if self._head else records[0].body
+        self._head = Head(trail_id=last.trail_id, seq=last.seq, hash=last.hash, first=first)
+        self._attempted = ()
+        self._metrics.audit_commit(kinds=[record.kind for record in records], seconds=self._clock.monotonic() - started)
+
+    def _chain(self, events: Sequence[tuple[AuditEvent, int]]) -> list[TrailRecord]:
+        """Return the records of `events`, chained to the head, which stays where it is."""
+        if self._head is None:
+            message = "the audit trail has no beginning"
+            raise AuditUnavailableError(message)
+        trail_id, seq, prev = self._head.trail_id, self._head.seq, self._head.hash
+        records: list[TrailRecord] = []
+        for event, time_ms in events:
+            seq += 1
+            records.append(_record(event, trail_id=trail_id, seq=seq, prev=prev, time_ms=time_ms))
+            prev = records[-1].hash
+        return records
+
+    async def _begin(self) -> None:
+        """Write record 1, which repeats in clear what the chain's beginning is computed from."""
+        created = _milliseconds(self._clock)
+        trail_id = secrets.token_hex(TRAIL_ID_BYTES)
+        verifier = self._key.verifier
+        event = AuditEvent(
+            kind=EventKind.CHECKPOINT,
+            outcome=Outcome.SUCCESS,
+            reason="genesis",
+            details={"created_ms": created, "key": verifier.text},
+        )
+        genesis = genesis_hash(trail_id=trail_id, created_ms=created, public_key=verifier.public_key)
+        await self._commit([_record(event, trail_id=trail_id, seq=1, prev=genesis, time_ms=created)])
+
+    def _refuse_another_key(self, head: Head) -> None:
+        begun_with = json.loads(head.first).get("details", {}).get("key", "")
+        if begun_with != self._key.verifier.text:
+            message = (
+                f"the audit trail was begun with checkpoint key {clean(str(begun_with))!r}, and the key file holds "
+                f"{self._key.verifier.text!r}; restore the key file, or move the database and "
+                f"{self._checkpoints.name} away together to begin a new trail"
+            )
+            raise SettingsInvalidError(message)
+
+    async def _probe(self) -> None:
+        """Try to write a real record, which says how long nothing could be written."""
+        outage = self._state
+        try:
+            async with asyncio.timeout(self._commit_seconds):
+                found = await self._store.head()
+            self._head = self._expected(found)
+            self._attempted = ()
+            event = AuditEvent(
+                kind=EventKind.CHECKPOINT,
+                outcome=Outcome.FAILURE,
+                reason="recovered",
+                details={"failed_since": rfc3339(int(outage.since * 1000)), "refused_events": self._refused},
+            )
+            await self._commit(self._chain([(event, _milliseconds(self._clock))]))
+        except (AuditUnavailableError, TimeoutError) as error:
+            self._metrics.audit_failure()
+            if isinstance(error, AuditUnavailableError):
+                self._set_state(healthy=False, reason=error.detail)
+            return
+        self._refused = 0
+        self._set_state(healthy=True, reason="")
+        _LOG.warning("the audit trail can be written again; it failed since %s", rfc3339(int(outage.since * 1000)))
+
+    def _expected(self, found: Head | None) -> Head:
+        """Return `found` if the chain may go on there: at our head, or at a record whose fate was unknown."""
+        known = {(record.seq, record.hash) for record in self._attempted}
+        if self._head is not None:
+            known.add((self._head.seq, self._head.hash))
+        if found is None or (found.seq, found.hash) not in known:
+            message = "the audit trail in the store does not end where it was left; run `broker audit verify`"
+            raise AuditUnavailableError(message)
+        return found
+
+    async def _checkpoint_if(self, *, due: bool) -> None:
+        """Sign a checkpoint when one is due. A failure is loud, and tried again; no caller waits for it."""
+        if not due:
+            return
+        try:
+            await self._sign_checkpoint()
+        except AuditUnavailableError as error:
+            self._metrics.audit_failure()
+            # Counting from now keeps the next try a whole period away, instead of one at each step.
+            self._signed_at, self._signed_size = self._clock.monotonic(), self._head.seq if self._head else 0
+            _LOG.error("no checkpoint could be written: %s", error.detail)
+
+    async def _sign_checkpoint(self) -> None:
+        head = self._head
+        if head is None:
+            return
+        time = rfc3339(_milliseconds(self._clock))
+        note = self._key.sign(Checkpoint(trail_id=head.trail_id, size=head.seq, head=head.hash, time=time))
+        try:
+            async with asyncio.timeout(self._commit_seconds):
+                await self._store.save_checkpoint(note, trail_id=head.trail_id, size=head.seq)
+                await asyncio.to_thread(append_note, self._checkpoints, note)
+        except OSError as error:
+            # `TimeoutError` is an `OSError` too, and has no text.
+            message = f"{self._checkpoints}: {error.strerror or 'took too long'}"
+            raise AuditUnavailableError(message) from None
+        self._signed_at, self._signed_size = self._clock.monotonic(), head.seq
+
+    def _until_checkpoint(self) -> float:
+        """Return the seconds until a checkpoint is due, 0 or less when one is."""
+        if self._head is not None and self._head.seq - self._signed_size >= self._checkpoint_events:
+            return 0.0
+        return self._signed_at + self._checkpoint_seconds - self._clock.monotonic()
+
+    def _fail(self, reason: str) -> None:
+        self._metrics.audit_failure()
+        self._set_state(healthy=False, reason=reason)
+        _LOG.error("the audit trail can't be written, nothing is revealed: %s", reason)
+        self._fail_pending(reason)
+
+    def _fail_pending(self, reason: str) -> None:
+        batch = list(self._pending)
+        self._pending.clear()
+        self._metrics.audit_pending(0)
+        self._settle(batch, reason)
+
+    def _settle(self, batch: list[_Pending], reason: str | None) -> None:
+        """Let the callers of `batch` go on; those that were cancelled are gone already."""
+        for pending in batch:
+            if pending.done.done():
+                continue
+            if reason is None:
+                pending.done.set_result(None)
+            else:
+                self._refused += 1
+                pending.done.set_exception(AuditUnavailableError(reason))
+
+    def _set_state(self, *, healthy: bool, reason: str) -> None:
+        since = self._state.since if healthy == self._state.healthy else self._clock.now()
+        self._state = TrailState(healthy, reason, since)
+
+
+def _record(event: AuditEvent, *, trail_id: str, seq: int, prev: bytes, time_ms: int) -> TrailRecord:
+    body = canonical(event, trail_id=trail_id, seq=seq, prev=prev.hex(), time=rfc3339(time_ms))
+    return TrailRecord(
+        trail_id=trail_id,
+        seq=seq,
+        time_ms=time_ms,
+        kind=event.kind.value,
+        outcome=event.outcome.value,
+        identity=clean(event.identity),
+        body=body,
+        hash=record_hash(prev=prev, seq=seq, body=body),
+    )
+
+
+def _milliseconds(clock: Clock) -> int:
+    return int(clock.now() * 1000)
