@@ -3,11 +3,13 @@
 from dataclasses import replace
 from ipaddress import ip_address
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.identity import IdentityKind, PeerIdentity
 from broker.pattern import Pattern, parse_pattern
+from broker.policy import index
 from broker.policy.conditions import Conditions, parse_network
 from broker.policy.decision import Allow, Context, Decision, Deny, DenyReason
 from broker.policy.engine import Policy, Rule
@@ -105,6 +107,11 @@ identities = st.sampled_from(NAMES).map(
     )
 )
 ENTRIES = dict(zip(NAMES[:3], (SUBJECTS[0], SUBJECTS[1], SUBJECTS[3]), strict=True))
+
+
+@pytest.fixture(params=[0, 8], autouse=True, ids=["fields indexed", "fields listed"])
+def _both_forms_of_the_index(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "_FEW", request.param)
 
 
 def compiled(rules: tuple[Rule, ...], walls: dict[str, tuple[Pattern, ...]]) -> Policy:

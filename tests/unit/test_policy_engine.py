@@ -278,6 +278,17 @@ def test_many_rules_about_one_path_leave_the_candidates_of_one_field() -> None:
     assert [pattern.text for pattern, _ in index.covering(parse("vault:secret/a#field7"))] == ["vault:secret/a#field7"]
 
 
+def test_each_of_many_deny_rules_about_fields_denies_the_whole_secret() -> None:
+    denies = (
+        f'deny: ["vault:secret/a#field{number}"], to: [shipper], when: {{token: required}}' for number in range(20)
+    )
+    subject = policy(*denies, 'deny: ["vault:secret/a#/deep/er"], to: [shipper]', ALLOW_ALL)
+    assert decide(subject, "vault:secret/a") == Deny(DenyReason.DENY_RULE, "rule 21")
+    assert decide(subject, "vault:secret/a#deep") == Deny(DenyReason.DENY_RULE, "rule 21")
+    assert decide(subject, "vault:secret/a#/deep/er/still") == Deny(DenyReason.DENY_RULE, "rule 21")
+    assert isinstance(decide(subject, "vault:secret/a#field7"), Allow)
+
+
 def test_many_rules_about_the_same_thing_come_together() -> None:
     subject = policy(*('allow: ["env:A"], to: [shipper]' for _ in range(1_000)))
     assert len(list(subject._by_recipient["shipper"].allow.covering(parse("env:A")))) == 1
