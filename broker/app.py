@@ -16,7 +16,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
-from broker.audit.checkpoint import load_or_create_checkpoint_key
+from broker.audit.checkpoint import CheckpointKey, load_or_create_checkpoint_key
 from broker.audit.event import AuditEvent, EventKind, Outcome
 from broker.audit.fingerprint import Fingerprinter
 from broker.audit.trail import Trail
@@ -56,7 +56,7 @@ class Keys:
     """The broker's own keys, each in a file of the state directory."""
 
     token: SigningKey
-    checkpoint: object
+    checkpoint: CheckpointKey
     fingerprint: bytes
 
 
@@ -142,6 +142,8 @@ class Service:
             checkpoints=state / "checkpoints.log",
             clock=self.clock,
             metrics=self.metrics,
+            checkpoint_events=self.settings.audit.checkpoint_events,
+            checkpoint_seconds=self.settings.audit.checkpoint_seconds,
         )
         await self._trail.start()
         self._stack.push_async_callback(self._trail.close)
@@ -252,6 +254,7 @@ class Service:
                 jwks=public_jwks(keys),
                 issuer=self.issuer,
                 request_id_of=request_id_of,
+                refuse_identity=resolve.refuse_identity,
             ),
         )
 

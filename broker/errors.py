@@ -191,3 +191,15 @@ class ReferenceCountError(BrokerError):
     """The request names no reference at all, or more than one request may."""
 
     code = "reference_count"
+
+
+class InvalidClientError(BrokerError):
+    """The client says it is somebody else than its certificate (RFC 6749 `invalid_client`)."""
+
+    code = "invalid_client"
+
+
+class UnauthorizedClientError(BrokerError):
+    """The client may not ask for tokens (RFC 6749 `unauthorized_client`)."""
+
+    code = "unauthorized_client"

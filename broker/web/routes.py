@@ -92,7 +92,7 @@ class _ResolveHandler:
         """Answer `POST /v1/resolve`."""
         instance = request_id_of(request)
         # Taken before the first await: the transport is gone once the client is.
-        address = _address_of(request)
+        address = address_of(request)
         try:
             peer = self.peers.peer_of(request, now=self.clock.now())
         except IdentityRefusedError as error:
@@ -135,7 +135,7 @@ def _token_of(request: web.Request) -> str | None:
     return unverified_token
 
 
-def _address_of(request: web.Request) -> Address:
+def address_of(request: web.Request) -> Address:
     """Return where the connection comes from, by the socket and never by a header."""
     peer = None if request.transport is None else request.transport.get_extra_info("peername")
     if not peer:

@@ -1,0 +1,211 @@
+"""The OAuth endpoints: client credentials over mTLS, metadata and keys, in the shapes that stock clients expect.
+
+Their errors are those of RFC 6749 §5.2 and no problem documents, but for what happens before OAuth begins:
+a refused certificate, and a trail that can't be written.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+from urllib.parse import parse_qsl
+
+from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from broker.clock import Clock
+from broker.errors import (
+    BrokerError,
+    IdentityRefusedError,
+    InvalidClientError,
+    ScopeRefusedError,
+    UnauthorizedClientError,
+)
+from broker.issue import IssuedToken, IssueToken
+from broker.resolve import Address
+from broker.web.routes import PeerSource, address_of
+
+TOKEN_PATH: Final = "/oauth2/token"  # noqa: S105  A path, not a credential.
+METADATA_PATH: Final = "/.well-known/oauth-authorization-server"
+JWKS_PATH: Final = "/.well-known/jwks.json"
+GRANT: Final = "client_credentials"
+
+_MAX_BODY_BYTES: Final = 16 * 1024
+_BODY_SECONDS: Final = 10.0
+_MAX_FIELDS: Final = 20
+_FORM: Final = "application/x-www-form-urlencoded"
+_NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+# RFC 9110 §15.5.2: a 401 names how to authenticate.
+_CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="broker"'}
+
+
+class OAuthError(BrokerError):
+    """An error of RFC 6749 §5.2: `error` is its code there."""
+
+    code = "oauth_error"
+
+    def __init__(self, error: str, detail: str, *, status: int = 400) -> None:
+        """Keep the code; the detail holds neither quotes, backslashes nor anything that the caller wrote."""
+        super().__init__(detail)
+        self.error = error
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TokenEndpoint:
+    issue: IssueToken
+    peers: PeerSource
+    clock: Clock
+    request_id_of: Callable[[web.Request], str]
+    refuse_identity: Callable[..., Awaitable[None]]
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer `POST /oauth2/token`."""
+        address: Address = address_of(request)
+        instance = self.request_id_of(request)
+        try:
+            peer = self.peers.peer_of(request, now=self.clock.now())
+        except IdentityRefusedError as error:
+            await self.refuse_identity(error, address=address, request=instance)
+            raise
+        try:
+            form = await _form(request)
+            issued = await self.issue.issue(
+                peer=peer,
+                client_id=form.get("client_id", ""),
+                unverified_scope=form.get("scope", ""),
+                address=str(address),
+                request=instance,
+            )
+        except OAuthError as error:
+            return _refusal(error.error, error.detail, error.status)
+        except InvalidClientError as error:
+            return _refusal("invalid_client", error.detail, 401)
+        except UnauthorizedClientError as error:
+            return _refusal("unauthorized_client", error.detail, 400)
+        except ScopeRefusedError as error:
+            return _refusal("invalid_scope", error.detail, 400)
+        return _granted(issued)
+
+
+def oauth_routes(
+    *,
+    issue: IssueToken,
+    peers: PeerSource,
+    clock: Clock,
+    jwks: Mapping[str, Any],
+    issuer: str,
+    request_id_of: Callable[[web.Request], str],
+    refuse_identity: Callable[..., Awaitable[None]],
+) -> list[web.RouteDef]:
+    """Return the routes of the token endpoint, its metadata (RFC 8414) and its keys (RFC 7517)."""
+    endpoint = _TokenEndpoint(
+        issue=issue, peers=peers, clock=clock, request_id_of=request_id_of, refuse_identity=refuse_identity
+    )
+    keys, described = json.dumps(jwks).encode(), json.dumps(metadata(issuer)).encode()
+
+    async def metadata_document(_request: web.Request) -> web.Response:
+        return web.Response(body=described, content_type="application/json", headers={"Cache-Control": "max-age=300"})
+
+    async def key_set(_request: web.Request) -> web.Response:
+        headers = {"Cache-Control": "max-age=300"}
+        return web.Response(body=keys, content_type="application/jwk-set+json", headers=headers)
+
+    return [
+        web.post(TOKEN_PATH, endpoint.handle),
+        web.get(METADATA_PATH, metadata_document, allow_head=False),
+        web.get(JWKS_PATH, key_set, allow_head=False),
+    ]
+
+
+def metadata(issuer: str) -> dict[str, Any]:
+    """Return the metadata (RFC 8414 §2); `none` as response type because there is no authorization endpoint."""
+    return {
+        "issuer": issuer,
+        "token_endpoint": f"{issuer}{TOKEN_PATH}",
+        "jwks_uri": f"{issuer}{JWKS_PATH}",
+        "response_types_supported": ["none"],
+        "grant_types_supported": [GRANT],
+        "token_endpoint_auth_methods_supported": ["tls_client_auth"],
+        "tls_client_certificate_bound_access_tokens": True,
+    }
+
+
+async def _form(request: web.Request) -> dict[str, str]:
+    """Return the parameters of a token request, each at most once (RFC 6749 §3.2)."""
+    if len(request.headers.getall("Content-Type", [])) != 1 or request.content_type != _FORM:
+        _refuse("invalid_request", f"send the parameters as {_FORM}", status=415)
+    if "Content-Encoding" in request.headers:
+        _refuse("invalid_request", "send the body without Content-Encoding", status=415)
+    if "Authorization" in request.headers:
+        _refuse("invalid_client", "the client proves itself by its certificate, not by Authorization", status=401)
+    form = _parsed(await _body(request))
+    if not form.get("grant_type"):
+        _refuse("invalid_request", "grant_type is missing")
+    if form["grant_type"] != GRANT:
+        _refuse("unsupported_grant_type", f"the one grant_type here is {GRANT}")
+    if not form.get("client_id"):
+        _refuse("invalid_request", "client_id is missing; it is the identity of the client certificate")
+    return form
+
+
+def _parsed(raw: bytes) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(
+            raw.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            encoding="utf-8",
+            errors="strict",
+            max_num_fields=_MAX_FIELDS,
+        )
+    except ValueError:
+        _refuse("invalid_request", "the body is no form of key=value pairs in percent-encoded UTF-8")
+    form = dict(pairs)
+    if len(form) != len(pairs):
+        _refuse("invalid_request", "a parameter stands twice")
+    if any(not text.isprintable() for pair in pairs for text in pair):
+        _refuse("invalid_request", "a parameter holds a control character")
+    return form
+
+
+async def _body(request: web.Request) -> bytes:
+    if (request.content_length or 0) > _MAX_BODY_BYTES:
+        _refuse("invalid_request", f"a token request has at most {_MAX_BODY_BYTES} bytes", status=413)
+    chunks = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            while chunk := await request.content.readany():
+                chunks += chunk
+                if len(chunks) > _MAX_BODY_BYTES:
+                    _refuse("invalid_request", f"a token request has at most {_MAX_BODY_BYTES} bytes", status=413)
+    except TimeoutError:
+        _refuse("invalid_request", "the body arrived too slowly", status=408)
+    except (ClientPayloadError, web.RequestPayloadError, HttpProcessingError, ConnectionError):
+        _refuse("invalid_request", "the body ended early")
+    return bytes(chunks)
+
+
+def _granted(issued: IssuedToken) -> web.Response:
+    document = {
+        "access_token": issued.access_token.reveal().decode("ascii"),
+        "token_type": "Bearer",
+        "expires_in": issued.expires_in,
+        "scope": issued.scope,
+    }
+    return web.Response(body=json.dumps(document).encode(), content_type="application/json", headers=_NO_STORE)
+
+
+def _refusal(error: str, detail: str, status: int) -> web.Response:
+    challenge = _CHALLENGE if status == web.HTTPUnauthorized.status_code else {}
+    return web.Response(
+        status=status,
+        body=json.dumps({"error": error, "error_description": detail}).encode(),
+        content_type="application/json",
+        headers={**_NO_STORE, **challenge},
+    )
+
+
+def _refuse(error: str, detail: str, *, status: int = 400) -> NoReturn:
+    raise OAuthError(error, detail, status=status)
