@@ -220,14 +220,17 @@ def _value(result: Mapping[str, Any]) -> SecretValue | None:
     if "value" not in result:
         return None
     encoding = Encoding(result["encoding"])
+    return SecretValue(_bytes_of(result["value"], encoding), encoding=encoding)
+
+
+def _bytes_of(value: Any, encoding: Encoding) -> bytes:  # noqa: ANN401  As above.
     match encoding:
         case Encoding.TEXT:
-            data = result["value"].encode("utf-8")
+            return str(value).encode("utf-8")
         case Encoding.BASE64:
-            data = base64.b64decode(result["value"])
+            return base64.b64decode(value)
         case Encoding.JSON:
-            data = json.dumps(result["value"], ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    return SecretValue(data, encoding=encoding)
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
 def _given_up(answer: Any) -> BrokerError:  # noqa: ANN401  As above.
