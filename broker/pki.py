@@ -119,9 +119,11 @@ def issue_certificate(
     authority, authority_key = _load_authority(directory)
     _refuse_to_overwrite(directory, name)
     start, end = _validity(days)
-    if end > authority.not_valid_after_utc:
+    if end - authority.not_valid_after_utc >= dt.timedelta(days=1):
         message = f"{directory / 'ca.crt'}: expires at {authority.not_valid_after_utc:%Y-%m-%d}; ask for fewer days"
         raise SettingsInvalidError(message)
+    # Both may have been asked for as many days, and the authority was made some moments earlier.
+    end = min(end, authority.not_valid_after_utc)
     key = _new_key(key_type)
     builder = _builder(_common_name(name), authority.subject, key, start, end)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -210,7 +212,6 @@ def _validity(days: int) -> tuple[dt.datetime, dt.datetime]:
         raise SettingsInvalidError(message)
     # Certificates count whole seconds.
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
-    # An authority starts earlier than what it issues, so that a leaf of the same second fits into it.
     return now - _CLOCK_SKEW, now + dt.timedelta(days=days)
 
 
