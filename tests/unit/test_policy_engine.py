@@ -178,6 +178,15 @@ def test_a_wall_around_a_field_stands_before_the_whole_secret() -> None:
     assert isinstance(decide(subject, "vault:secret/shared#other", name=tester), Allow)
 
 
+def test_walls_around_many_fields_stand_before_the_whole_secret() -> None:
+    fields = ", ".join(f'"vault:secret/a#field{number}"' for number in range(20))
+    subject = policy(
+        ALLOW_ALL, head=f"environments: {{production: {{owns: [{fields}]}}, staging: {{owns: [env:B]}}}}\n"
+    )
+    assert decide(subject, "vault:secret/a", name="host.example") == Deny(DenyReason.ENVIRONMENT)
+    assert isinstance(decide(subject, "vault:secret/a#other", name="host.example"), Allow)
+
+
 def test_what_two_environments_own_is_out_of_reach_for_both() -> None:
     subject = policy(ALLOW_ALL, head=WALLS.replace("secret/staging/**", "secret/prod/x"))
     for name in (SHIPPER, "spiffe://test.example/x"):
