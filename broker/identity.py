@@ -75,7 +75,7 @@ def identity_of(certificate: bytes, *, allow_no_eku: bool = False) -> PeerIdenti
         purposes = _extension(extensions, x509.ExtendedKeyUsage)
         names = _extension(extensions, x509.SubjectAlternativeName)
         not_before, not_after = parsed.not_valid_before_utc.timestamp(), parsed.not_valid_after_utc.timestamp()
-    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         raise _refusal(IdentityRefusedReason.UNPARSABLE, "can't be read, or an extension of it can't") from None
     _check_leaf(constraints, key_usage)
     _check_purposes(purposes, allow_no_eku=allow_no_eku)
