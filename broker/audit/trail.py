@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from broker.audit.chain import TRAIL_ID_BYTES, Head, TrailRecord, genesis_hash, record_hash
-from broker.audit.checkpoint import Checkpoint, CheckpointKey, append_note
+from broker.audit.checkpoint import CheckpointKey
 from broker.audit.event import AuditEvent, EventKind, Outcome, canonical, clean, rfc3339
+from broker.audit.schedule import CheckpointSchedule
 from broker.clock import Clock
 from broker.errors import AuditUnavailableError, SettingsInvalidError
 from broker.metrics import Metrics
@@ -103,11 +104,17 @@ class Trail:
         """
         self._store = store
         self._key = key
-        self._checkpoints = checkpoints
+        self._checkpoints = CheckpointSchedule(
+            store=store,
+            key=key,
+            file=checkpoints,
+            clock=clock,
+            events=checkpoint_events,
+            seconds=checkpoint_seconds,
+            write_seconds=commit_seconds,
+        )
         self._clock = clock
         self._metrics = metrics
-        self._checkpoint_events = checkpoint_events
-        self._checkpoint_seconds = checkpoint_seconds
         self._max_pending = max_pending
         self._commit_seconds = commit_seconds
         self._probe_seconds = probe_seconds
@@ -119,8 +126,6 @@ class Trail:
         # What a commit of unknown outcome tried to write: the store may rightly end at one of these.
         self._attempted: tuple[TrailRecord, ...] = ()
         self._refused = 0
-        self._signed_size = 0
-        self._signed_at = clock.monotonic()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -148,7 +153,8 @@ class Trail:
                 await self._begin()
             else:
                 self._refuse_another_key(self._head)
-            await self._sign_checkpoint()
+            if self._head is not None:
+                await self._checkpoints.sign(self._head)
         except BaseException:
             await self._store.aclose()
             raise
@@ -186,8 +192,7 @@ class Trail:
         try:
             # A cancelled closer must not cancel the owner of the chain in the middle of a commit.
             await asyncio.shield(task)
-            if self._state.healthy:
-                await self._checkpoint_if(due=True)
+            await self._checkpoint()
         finally:
             self._fail_pending(_CLOSED)
             self._set_state(healthy=False, reason=_CLOSED)
@@ -212,14 +217,13 @@ class Trail:
             await self._probe()
             return
         if not self._pending:
-            await self._wait(self._until_checkpoint())
+            await self._wait(self._checkpoints.seconds_until_due(self._head))
         batch = [self._pending.popleft() for _ in range(min(MAX_COMMIT, len(self._pending)))]
         self._metrics.audit_pending(len(self._pending))
         if batch:
             await self._commit_batch(batch)
-        due = self._until_checkpoint() <= 0
-        if self._state.healthy:
-            await self._checkpoint_if(due=due)
+        if self._checkpoints.seconds_until_due(self._head) <= 0:
+            await self._checkpoint()
 
     async def _wait(self, seconds: float) -> None:
         """Wait for an event, for the end, or for `seconds`."""
@@ -290,7 +294,7 @@ class Trail:
             message = (
                 f"the audit trail was begun with checkpoint key {clean(str(begun_with))!r}, and the key file holds "
                 f"{self._key.verifier.text!r}; restore the key file, or move the database and "
-                f"{self._checkpoints.name} away together to begin a new trail"
+                f"{self._checkpoints.file.name} away together to begin a new trail"
             )
             raise SettingsInvalidError(message)
 
@@ -328,39 +332,16 @@ class Trail:
             raise AuditUnavailableError(message)
         return found
 
-    async def _checkpoint_if(self, *, due: bool) -> None:
-        """Sign a checkpoint when one is due. A failure is loud, and tried again; no caller waits for it."""
-        if not due:
+    async def _checkpoint(self) -> None:
+        """Sign where the chain ends now. A failure is loud and tried again later; no caller is refused for it."""
+        if self._head is None or not self._state.healthy:
             return
         try:
-            await self._sign_checkpoint()
+            await self._checkpoints.sign(self._head)
         except AuditUnavailableError as error:
             self._metrics.audit_failure()
-            # Counting from now keeps the next try a whole period away, instead of one at each step.
-            self._signed_at, self._signed_size = self._clock.monotonic(), self._head.seq if self._head else 0
+            self._checkpoints.postpone(self._head)
             _LOG.error("no checkpoint could be written: %s", error.detail)
-
-    async def _sign_checkpoint(self) -> None:
-        head = self._head
-        if head is None:
-            return
-        time = rfc3339(_milliseconds(self._clock))
-        note = self._key.sign(Checkpoint(trail_id=head.trail_id, size=head.seq, head=head.hash, time=time))
-        try:
-            async with asyncio.timeout(self._commit_seconds):
-                await self._store.save_checkpoint(note, trail_id=head.trail_id, size=head.seq)
-                await asyncio.to_thread(append_note, self._checkpoints, note)
-        except OSError as error:
-            # `TimeoutError` is an `OSError` too, and has no text.
-            message = f"{self._checkpoints}: {error.strerror or 'took too long'}"
-            raise AuditUnavailableError(message) from None
-        self._signed_at, self._signed_size = self._clock.monotonic(), head.seq
-
-    def _until_checkpoint(self) -> float:
-        """Return the seconds until a checkpoint is due, 0 or less when one is."""
-        if self._head is not None and self._head.seq - self._signed_size >= self._checkpoint_events:
-            return 0.0
-        return self._signed_at + self._checkpoint_seconds - self._clock.monotonic()
 
     def _fail(self, reason: str) -> None:
         self._metrics.audit_failure()
