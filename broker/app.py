@@ -109,6 +109,9 @@ class Service:
         )
         self._agents = bind(settings.listen.host, settings.listen.port)
         self._operations = bind(settings.operations.host, settings.operations.port)
+        # Asked now: a closed socket, at the end, knows its port no more.
+        self._agent_port = int(self._agents.getsockname()[1])
+        self._operations_port = int(self._operations.getsockname()[1])
         self._stack = AsyncExitStack()
         self._trail: Trail
         self._policy_file: PolicyFile
@@ -116,12 +119,12 @@ class Service:
     @property
     def agent_port(self) -> int:
         """Return the port that agents connect to."""
-        return int(self._agents.getsockname()[1])
+        return self._agent_port
 
     @property
     def operations_port(self) -> int:
         """Return the port of probes and metrics."""
-        return int(self._operations.getsockname()[1])
+        return self._operations_port
 
     @property
     def issuer(self) -> str:

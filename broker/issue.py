@@ -92,8 +92,7 @@ class IssueToken:
             message = "client_id has to be the identity of the client certificate"
             raise InvalidClientError(message)
         policy = self._policy.current
-        environment = policy.environment_of(peer)
-        if environment is None:
+        if not policy.recognises(peer):
             message = "this identity may not have tokens"
             raise UnauthorizedClientError(message)
         scope = parse_scope(unverified_scope)
@@ -107,7 +106,7 @@ class IssueToken:
         return TokenClaims(
             token_id=secrets.token_urlsafe(_TOKEN_ID_BYTES),
             subject=peer.name,
-            environment=environment,
+            environment=policy.environment_of(peer) or "",
             scope=scope,
             thumbprint=peer.thumbprint,
             issued_at=now,

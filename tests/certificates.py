@@ -93,6 +93,7 @@ class TestAuthority:
         ca: bool = False,
         common_name: str | None = "leaf",
         self_signed: bool = False,
+        critical_san: bool | None = None,
     ) -> Files:
         """Return a new certificate with its key; times without a zone are UTC."""
         key = ec.generate_private_key(ec.SECP256R1())
@@ -116,7 +117,8 @@ class TestAuthority:
             *(x509.IPAddress(ipaddress.ip_address(ip)) for ip in ips),
         ]
         if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=common_name is None)
+            critical = common_name is None if critical_san is None else critical_san
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical)
         return self._write(builder.sign(issuer_key, hashes.SHA256()), key)
 
     def _write(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Files:

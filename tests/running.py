@@ -34,19 +34,27 @@ class RunningBroker:
     child: Process
 
     def post(
+        self, path: str, body: bytes | str, *, agent: str | None = "shipper", headers: dict[str, str] | None = None
+    ) -> Answer:
+        return self.send(
+            "POST", path, body, agent=agent, headers={"Content-Type": "application/json", **(headers or {})}
+        )
+
+    def send(
         self,
+        method: str,
         path: str,
-        body: bytes | str,
+        body: bytes | str | None,
         *,
+        headers: dict[str, str],
         agent: str | None = "shipper",
-        headers: dict[str, str] | None = None,
     ) -> Answer:
         context = ssl.create_default_context(cafile=str(self.place.authority))
         if agent is not None:
             context.load_cert_chain(*self.place.certificate(agent))
         connection = http.client.HTTPSConnection("127.0.0.1", self.place.agent_port, context=context, timeout=20)
         try:
-            connection.request("POST", path, body, {"Content-Type": "application/json", **(headers or {})})
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             return Answer(response.status, dict(response.getheaders()), response.read())
         finally:

@@ -197,7 +197,7 @@ class TlsListener:
             _LOG.error("a connection could not be set up: %s", type(error).__name__)
             return HandshakeOutcome.OTHER
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
+            _, placed = await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: _Placed(server(), place),
                 connection,
                 ssl=context,
@@ -206,7 +206,11 @@ class TlsListener:
             )
         except OSError as error:
             return handshake_failure_reason(error)
-        return HandshakeOutcome.OK
+        except Exception as error:  # noqa: BLE001  As above.
+            connection.close()
+            _LOG.error("a connection could not be set up: %s", type(error).__name__)
+            return HandshakeOutcome.OTHER
+        return HandshakeOutcome.RESUMED if placed.resumed else HandshakeOutcome.OK
 
     async def _report(self, result: HandshakeResult) -> None:
         try:
@@ -237,22 +241,34 @@ class _Place:
 
 
 class _Placed(asyncio.Protocol):
-    """Pass everything on to aiohttp's protocol, and give the place back when the connection is lost."""
+    """Pass everything on to aiohttp's protocol, and give the place back when the connection is lost.
 
-    __slots__ = ("_inner", "_place")
+    A resumed session is cut off before aiohttp hears of it, since nobody has checked its certificate. Without
+    tickets OpenSSL still keeps the sessions of TLS 1.2 by their ids, and Python has no switch for that.
+    Cutting off without a TLS shutdown makes OpenSSL forget the session, so the client's next try is a full
+    handshake.
+    """
+
+    __slots__ = ("_inner", "_place", "resumed")
 
     def __init__(self, inner: asyncio.Protocol, place: _Place) -> None:
         self._inner = inner
         self._place = place
+        self.resumed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._inner.connection_made(transport)
+        self.resumed = bool(transport.get_extra_info("ssl_object").session_reused)
+        if not self.resumed:
+            self._inner.connection_made(transport)
+        elif isinstance(transport, asyncio.WriteTransport):
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        self._inner.data_received(data)
+        if not self.resumed:
+            self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        return self._inner.eof_received()
+        return None if self.resumed else self._inner.eof_received()
 
     def pause_writing(self) -> None:
         self._inner.pause_writing()
@@ -262,7 +278,8 @@ class _Placed(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         try:
-            self._inner.connection_lost(exc)
+            if not self.resumed:
+                self._inner.connection_lost(exc)
         finally:
             self._place.leave()
 

@@ -37,6 +37,7 @@ class HandshakeOutcome(StrEnum):
     NOT_TLS = "not_tls"
     NO_SHARED_CIPHER = "no_shared_cipher"
     REFUSED_BY_PEER = "refused_by_peer"
+    RESUMED = "resumed"
     TIMEOUT = "timeout"
     RESET = "reset"
     OTHER = "other"
@@ -94,7 +95,8 @@ def server_context(
     context.set_ciphers(_SUITES_OF_TLS_1_2)
     context.set_alpn_protocols(["http/1.1"])
     # A resumed session skips every check of the certificate. Each of these two leaves a gap without the other:
-    # the number of tickets counts in TLS 1.3 only, the option in 1.2 only.
+    # the number of tickets counts in TLS 1.3 only, the option in 1.2 only. The listener refuses what is left,
+    # the sessions of TLS 1.2 that OpenSSL knows by their ids.
     context.num_tickets = 0
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.verify_mode = ssl.CERT_REQUIRED

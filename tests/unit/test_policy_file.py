@@ -45,7 +45,7 @@ def policy_file(tmp_path: Path, recorder: Recorder, seconds: float = 60) -> tupl
 
 async def test_a_good_file_is_put_in_force_and_recorded(tmp_path: Path) -> None:
     recorder = Recorder()
-    file, current, watched = policy_file(tmp_path, recorder)
+    file, current, watched = await asyncio.to_thread(policy_file, tmp_path, recorder)
     before = current.current
     await asyncio.to_thread(file.write_text, GOOD.replace("env:A", "env:B"))
     assert await watched.reload()
@@ -58,7 +58,7 @@ async def test_a_good_file_is_put_in_force_and_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", ["", "rules: [", "rules: []\nidentities: {}\n", GOOD + "unknown: 1\n"])
 async def test_a_bad_file_keeps_the_old_policy_and_is_recorded(tmp_path: Path, bad: str) -> None:
     recorder = Recorder()
-    file, current, watched = policy_file(tmp_path, recorder)
+    file, current, watched = await asyncio.to_thread(policy_file, tmp_path, recorder)
     before = current.current
     await asyncio.to_thread(file.write_text, bad)
     assert not await watched.reload()
@@ -67,7 +67,7 @@ async def test_a_bad_file_keeps_the_old_policy_and_is_recorded(tmp_path: Path, b
 
 
 async def test_a_file_that_is_gone_keeps_the_old_policy(tmp_path: Path) -> None:
-    file, current, watched = policy_file(tmp_path, Recorder())
+    file, current, watched = await asyncio.to_thread(policy_file, tmp_path, Recorder())
     before = current.current
     await asyncio.to_thread(file.unlink)
     assert not await watched.reload()
@@ -75,7 +75,7 @@ async def test_a_file_that_is_gone_keeps_the_old_policy(tmp_path: Path) -> None:
 
 
 async def test_a_change_is_noticed_without_a_signal(tmp_path: Path) -> None:
-    file, current, watched = policy_file(tmp_path, Recorder(), seconds=0.01)
+    file, current, watched = await asyncio.to_thread(policy_file, tmp_path, Recorder(), 0.01)
     before = current.current
     watching = asyncio.create_task(watched.watch())
     await asyncio.sleep(0.05)
@@ -87,7 +87,7 @@ async def test_a_change_is_noticed_without_a_signal(tmp_path: Path) -> None:
 
 
 async def test_a_failing_trail_does_not_keep_a_good_policy_out(tmp_path: Path) -> None:
-    file, current, watched = policy_file(tmp_path, Recorder(failing=True))
+    file, current, watched = await asyncio.to_thread(policy_file, tmp_path, Recorder(failing=True))
     before = current.current
     await asyncio.to_thread(file.write_text, GOOD.replace("env:A", "env:B"))
     assert await watched.reload()

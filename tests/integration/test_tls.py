@@ -1,0 +1,576 @@
+"""The agents' listener over real TLS: who is admitted, and what is said of everyone else."""
+
+import asyncio
+import datetime as dt
+import errno
+import os
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import uvloop
+from aiohttp import web
+
+from broker.errors import IdentityRefusedError
+from broker.web.listener import HandshakeResult, TlsListener, bind
+from broker.web.tls import Peers, server_context
+from tests.certificates import Files, TestAuthority, client_context
+
+SHIPPER = "spiffe://test.example/logflux/shipper"
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
+DAY = dt.timedelta(days=1)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run[Any]:
+    """Run a coroutine on each of the two event loops."""
+
+    def runner(coroutine: Coroutine[Any, Any, T]) -> T:
+        factory = uvloop.new_event_loop if request.param == "uvloop" else None
+        with asyncio.Runner(loop_factory=factory) as loop:
+            return loop.run(asyncio.wait_for(coroutine, 30))
+
+    return runner
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> TestAuthority:
+    return TestAuthority(tmp_path / "pki")
+
+
+@pytest.fixture
+def good(authority: TestAuthority) -> ssl.SSLContext:
+    return client_context(authority.ca_path, authority.agent())
+
+
+class Served:
+    """A listener, and what it has reported."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+        self.results: list[HandshakeResult] = []
+        self.now = time.time()
+        self.peers = Peers()
+        self.listener: TlsListener
+        self.port = 0
+
+    def report(self, result: HandshakeResult) -> None:
+        self.results.append(result)
+
+    @property
+    def outcomes(self) -> list[str]:
+        return [result.outcome for result in self.results]
+
+    async def reported(self, count: int = 1) -> list[str]:
+        await self._until(lambda: len(self.results) >= count)
+        return self.outcomes
+
+    async def settled(self, connections: int) -> None:
+        await self._until(lambda: self.listener.connections == connections)
+
+    async def _until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not true():  # noqa: ASYNC110  What is waited for is told by no event.
+                await asyncio.sleep(0.005)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        try:
+            return web.Response(text=self.peers.peer_of(request, now=self.now).name)
+        except IdentityRefusedError as error:
+            return web.Response(text=error.reason.value, status=403)
+
+
+@asynccontextmanager
+async def serving(
+    authority: TestAuthority,
+    *,
+    minimum: str = "1.3",
+    sock: socket.socket | None = None,
+    report: Callable[..., Any] | None = None,
+    **rest: Any,
+) -> AsyncIterator[Served]:
+    served = Served(await asyncio.to_thread(context_of, authority, minimum=minimum))
+    application = web.Application()
+    application.router.add_get("/", served.answer)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
+    await runner.setup()
+    sock = sock or bind("127.0.0.1", 0)
+    served.port = sock.getsockname()[1]
+    served.listener = TlsListener(
+        runner=runner, sock=sock, context=lambda: served.context, on_handshake=report or served.report, **rest
+    )
+    await served.listener.start()
+    try:
+        yield served
+    finally:
+        await served.listener.stop()
+        await runner.cleanup()
+
+
+def context_of(authority: TestAuthority, *, minimum: Any = "1.3", client_ca: Path | None = None) -> ssl.SSLContext:
+    files = authority.server()
+    return server_context(
+        certificate=files.certificate, key=files.key, client_ca=client_ca or authority.ca_path, minimum=minimum
+    )
+
+
+def dial(port: int, context: ssl.SSLContext, **rest: Any) -> ssl.SSLSocket:
+    plain = socket.create_connection(("127.0.0.1", port), timeout=10)
+    try:
+        return context.wrap_socket(plain, server_hostname="localhost", **rest)
+    except BaseException:
+        plain.close()
+        raise
+
+
+def ask(connection: ssl.SSLSocket) -> str:
+    """Return the body of the answer to one request on `connection`."""
+    connection.sendall(REQUEST)
+    received = b""
+    while b"\r\n\r\n" not in received:
+        part = connection.recv(65536)
+        if not part:
+            return ""
+        received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+    while len(body) < length:
+        body += connection.recv(65536)
+    return body.decode()
+
+
+def visit(port: int, context: ssl.SSLContext) -> str:
+    with dial(port, context) as connection:
+        return ask(connection)
+
+
+def refused(port: int, context: ssl.SSLContext) -> str:
+    """Return the name of the error that the client sees; in TLS 1.3 it comes with the first read."""
+    try:
+        answer = visit(port, context)
+    except ssl.SSLError as error:
+        return error.reason or "tls"
+    except ConnectionError:
+        return "reset"
+    assert not answer, "the client was answered"
+    return "closed"
+
+
+def test_a_good_certificate_is_admitted_and_named(
+    run: Run[Any], authority: TestAuthority, good: ssl.SSLContext
+) -> None:
+    async def story() -> None:
+        async with serving(authority) as served:
+            assert await asyncio.to_thread(visit, served.port, good) == SHIPPER
+            assert served.results == [HandshakeResult(outcome="ok", address="127.0.0.1")]
+
+    run(story())
+
+
+def bad_certificate(authority: TestAuthority, case: str) -> Files | None:
+    now = dt.datetime.now(dt.UTC)
+    match case:
+        case "no_certificate":
+            return None
+        case "unknown_ca":
+            return TestAuthority(authority.directory, common_name="other authority").agent()
+        case "self_signed":
+            oddity: dict[str, Any] = {"self_signed": True}
+        case "expired":
+            oddity = {"not_before": now - 3 * DAY, "not_after": now - DAY}
+        case "not_yet_valid":
+            oddity = {"not_before": now + DAY, "not_after": now + 3 * DAY}
+        case "wrong_purpose":
+            oddity = {"eku": "server"}
+        case _:
+            # An empty subject with a SAN that is not critical; only the strict flag finds it.
+            oddity = {"common_name": None, "critical_san": False}
+    return authority.leaf(uris=(SHIPPER,), **oddity)
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "no_certificate",
+        "unknown_ca",
+        "self_signed",
+        "expired",
+        "not_yet_valid",
+        "wrong_purpose",
+        "invalid_certificate",
+    ],
+)
+def test_a_bad_certificate_fails_the_handshake_and_is_reported_by_name(
+    run: Run[Any], authority: TestAuthority, case: str, version: str
+) -> None:
+    async def story() -> None:
+        client = client_context(authority.ca_path, bad_certificate(authority, case))
+        client.maximum_version = ssl.TLSVersion.TLSv1_2 if version == "1.2" else ssl.TLSVersion.TLSv1_3
+        async with serving(authority, minimum="1.2") as served:
+            await asyncio.to_thread(refused, served.port, client)
+            assert await served.reported() == [case]
+            assert served.results[0].address == "127.0.0.1"
+            await served.settled(0)
+
+    run(story())
+
+
+def test_a_client_that_refuses_the_broker_is_reported(run: Run[Any], authority: TestAuthority, tmp_path: Path) -> None:
+    async def story() -> None:
+        other = TestAuthority(tmp_path / "other", common_name="other authority")
+        async with serving(authority) as served:
+            await asyncio.to_thread(refused, served.port, client_context(other.ca_path, authority.agent()))
+            assert await served.reported() == ["refused_by_peer"]
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("uris", "reason"), [((SHIPPER, SHIPPER), "two_uri_sans"), (("http://x/a",), "uri_not_spiffe")]
+)
+def test_a_certificate_that_names_nobody_passes_the_handshake_and_no_request(
+    run: Run[Any], authority: TestAuthority, uris: tuple[str, ...], reason: str
+) -> None:
+    async def story() -> None:
+        client = client_context(authority.ca_path, authority.leaf(uris=uris))
+        async with serving(authority) as served:
+            assert await asyncio.to_thread(visit, served.port, client) == reason
+            assert served.outcomes == ["ok"]
+
+    run(story())
+
+
+def test_a_certificate_that_expires_on_an_open_connection_is_refused_at_the_next_request(
+    run: Run[Any], authority: TestAuthority, good: ssl.SSLContext
+) -> None:
+    async def story() -> None:
+        async with serving(authority) as served:
+            connection = await asyncio.to_thread(dial, served.port, good)
+            with connection:
+                assert await asyncio.to_thread(ask, connection) == SHIPPER
+                served.now += 2 * DAY.total_seconds()
+                assert await asyncio.to_thread(ask, connection) == "outside_validity"
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("sent", "outcome"),
+    [
+        (REQUEST, "plain_http"),
+        (b"CONNECT a:443 HTTP/1.1\r\n\r\n", "plain_http"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "not_tls"),
+        (b"\x00" * 64, "not_tls"),
+        (b"", "reset"),
+    ],
+)
+def test_what_is_no_tls_is_reported_by_name(run: Run[Any], authority: TestAuthority, sent: bytes, outcome: str) -> None:
+    def client(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+            plain.sendall(sent)
+            plain.shutdown(socket.SHUT_WR)
+            while plain.recv(4096):
+                pass
+
+    async def story() -> None:
+        async with serving(authority) as served:
+            with suppress(ConnectionError):
+                await asyncio.to_thread(client, served.port)
+            assert await served.reported() == [outcome]
+            await served.settled(0)
+
+    run(story())
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
+@pytest.mark.parametrize("minimum", ["1.2", "1.3"])
+def test_tls_1_1_is_refused_and_reported(
+    run: Run[Any], authority: TestAuthority, good: ssl.SSLContext, minimum: str
+) -> None:
+    # The client's own library would not even try without these.
+    good.set_ciphers("ALL:@SECLEVEL=0")
+    good.minimum_version = ssl.TLSVersion.TLSv1_1
+    good.maximum_version = ssl.TLSVersion.TLSv1_1
+
+    async def story() -> None:
+        async with serving(authority, minimum=minimum) as served:
+            await asyncio.to_thread(refused, served.port, good)
+            assert await served.reported() == ["protocol_version"]
+
+    run(story())
+
+
+def test_tls_1_2_is_refused_by_default(run: Run[Any], authority: TestAuthority, good: ssl.SSLContext) -> None:
+    good.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    async def story() -> None:
+        async with serving(authority) as served:
+            await asyncio.to_thread(refused, served.port, good)
+            assert await served.reported() == ["protocol_version"]
+
+    run(story())
+
+
+def test_tls_1_2_has_ecdhe_with_aead_only(authority: TestAuthority) -> None:
+    suites = [suite for suite in context_of(authority, minimum="1.2").get_ciphers() if suite["protocol"] == "TLSv1.2"]
+    assert suites
+    assert all(suite["aead"] and suite["kea"] == "kx-ecdhe" for suite in suites)
+
+
+@pytest.mark.parametrize("suites", ["AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-SHA256", "DHE-RSA-AES256-GCM-SHA384"])
+def test_any_other_suite_of_tls_1_2_fails_by_name(
+    run: Run[Any], authority: TestAuthority, good: ssl.SSLContext, suites: str
+) -> None:
+    good.maximum_version = ssl.TLSVersion.TLSv1_2
+    good.set_ciphers(suites)
+
+    async def story() -> None:
+        async with serving(authority, minimum="1.2") as served:
+            await asyncio.to_thread(refused, served.port, good)
+            assert await served.reported() == ["no_shared_cipher"]
+
+    run(story())
+
+
+def test_tls_1_3_gives_no_session_to_resume(run: Run[Any], authority: TestAuthority, good: ssl.SSLContext) -> None:
+    def client(port: int) -> bool:
+        with dial(port, good) as first:
+            ask(first)
+            return first.session.has_ticket
+
+    async def story() -> None:
+        async with serving(authority, minimum="1.2") as served:
+            assert await asyncio.to_thread(client, served.port) is False
+            assert served.outcomes == ["ok"]
+
+    run(story())
+
+
+def test_a_session_of_tls_1_2_has_no_ticket_and_is_refused_when_resumed_by_its_id(
+    run: Run[Any], authority: TestAuthority, good: ssl.SSLContext
+) -> None:
+    good.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    async def story() -> None:
+        async with serving(authority, minimum="1.2") as served:
+            # The first connection stays open, so OpenSSL remembers its session.
+            first = await asyncio.to_thread(dial, served.port, good)
+            with first:
+                assert await asyncio.to_thread(ask, first) == SHIPPER
+                assert not first.session.has_ticket
+                with pytest.raises((ssl.SSLError, ConnectionError)):
+                    await asyncio.to_thread(resume, served.port, good, first.session)
+                assert await served.reported(2) == ["ok", "resumed"]
+                # The refusal has made OpenSSL forget it: the next try is a full handshake.
+                assert await asyncio.to_thread(resume, served.port, good, first.session) == (SHIPPER, False)
+                assert await served.reported(3) == ["ok", "resumed", "ok"]
+            await served.settled(0)
+
+    run(story())
+
+
+def resume(port: int, context: ssl.SSLContext, session: ssl.SSLSession) -> tuple[str, bool]:
+    """Return the answer over a connection that offers `session`, and whether that was taken."""
+    with dial(port, context, session=session) as connection:
+        answer = ask(connection)
+        if not answer:
+            raise ConnectionResetError
+        return answer, bool(connection.session_reused)
+
+
+def test_alpn_is_http_1_1(run: Run[Any], authority: TestAuthority, good: ssl.SSLContext) -> None:
+    good.set_alpn_protocols(["h2", "http/1.1"])
+
+    def client(port: int) -> str | None:
+        with dial(port, good) as connection:
+            return connection.selected_alpn_protocol()
+
+    async def story() -> None:
+        async with serving(authority) as served:
+            assert await asyncio.to_thread(client, served.port) == "http/1.1"
+
+    run(story())
+
+
+def test_a_handshake_that_takes_too_long_is_ended_and_reported(run: Run[Any], authority: TestAuthority) -> None:
+    async def story() -> None:
+        async with serving(authority, handshake_seconds=0.2) as served:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert await served.reported() == ["timeout"]
+            writer.close()
+            await served.settled(0)
+
+    run(story())
+
+
+def test_a_slow_handshake_keeps_nobody_else_waiting(
+    run: Run[Any], authority: TestAuthority, good: ssl.SSLContext
+) -> None:
+    async def story() -> None:
+        async with serving(authority, handshake_seconds=20) as served:
+            _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            assert await asyncio.to_thread(visit, served.port, good) == SHIPPER
+            writer.close()
+
+    run(story())
+
+
+def test_connections_are_bounded_and_the_next_one_waits_for_a_place(
+    run: Run[Any], authority: TestAuthority, good: ssl.SSLContext
+) -> None:
+    async def story() -> None:
+        async with serving(authority, max_connections=2) as served:
+            first, second = [await asyncio.to_thread(dial, served.port, good) for _ in range(2)]
+            third = asyncio.create_task(asyncio.to_thread(visit, served.port, good))
+            # Both are served while the third waits, and its handshake does not begin.
+            assert await asyncio.to_thread(ask, first) == SHIPPER
+            assert await asyncio.to_thread(ask, second) == SHIPPER
+            assert (served.listener.connections, served.outcomes, third.done()) == (2, ["ok", "ok"], False)
+            first.close()
+            assert await asyncio.wait_for(third, 10) == SHIPPER
+            assert await served.reported(3) == ["ok"] * 3
+            second.close()
+            await served.settled(0)
+
+    run(story())
+
+
+def test_places_are_given_back_by_failed_handshakes(
+    run: Run[Any], authority: TestAuthority, good: ssl.SSLContext
+) -> None:
+    async def story() -> None:
+        async with serving(authority, max_connections=1) as served:
+            for _ in range(5):
+                await asyncio.to_thread(refused, served.port, client_context(authority.ca_path))
+            assert await asyncio.to_thread(visit, served.port, good) == SHIPPER
+            await served.settled(0)
+            assert served.outcomes == ["no_certificate"] * 5 + ["ok"]
+
+    run(story())
+
+
+def test_a_new_context_counts_from_the_next_connection(
+    run: Run[Any], authority: TestAuthority, tmp_path: Path, good: ssl.SSLContext
+) -> None:
+    async def story() -> None:
+        other = TestAuthority(tmp_path / "other", common_name="other authority")
+        async with serving(authority) as served:
+            old = await asyncio.to_thread(dial, served.port, good)
+            with old:
+                assert await asyncio.to_thread(ask, old) == SHIPPER
+                served.context = await asyncio.to_thread(context_of, authority, client_ca=other.ca_path)
+                assert await asyncio.to_thread(ask, old) == SHIPPER
+                await asyncio.to_thread(refused, served.port, good)
+                assert await served.reported(2) == ["ok", "unknown_ca"]
+
+    run(story())
+
+
+class FailingSocket(socket.socket):
+    """Fails to accept as often as `failures` says, as a process without descriptors does."""
+
+    failures: list[int]
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.failures:
+            number = self.failures.pop()
+            raise OSError(number, os.strerror(number))
+        return super().accept()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ECONNABORTED])
+def test_the_listener_outlives_failures_to_accept(
+    run: Run[Any], authority: TestAuthority, good: ssl.SSLContext, number: int
+) -> None:
+    plain = bind("127.0.0.1", 0)
+    sock = FailingSocket(fileno=plain.detach())
+    sock.setblocking(False)
+    sock.failures = [number, number]
+
+    async def story() -> None:
+        async with serving(authority, sock=sock, max_connections=1) as served:
+            assert await asyncio.to_thread(visit, served.port, good) == SHIPPER
+            assert sock.failures == []
+
+    run(story())
+
+
+def test_a_report_that_fails_stops_nothing(run: Run[Any], authority: TestAuthority, good: ssl.SSLContext) -> None:
+    async def report(_result: HandshakeResult) -> None:
+        raise RuntimeError("the trail is gone")
+
+    async def story() -> None:
+        async with serving(authority, report=report) as served:
+            for _ in range(2):
+                assert await asyncio.to_thread(visit, served.port, good) == SHIPPER
+
+    run(story())
+
+
+def test_a_report_is_awaited(run: Run[Any], authority: TestAuthority, good: ssl.SSLContext) -> None:
+    seen = []
+
+    async def report(result: HandshakeResult) -> None:
+        await asyncio.sleep(0)
+        seen.append(result.outcome)
+
+    async def story() -> None:
+        async with serving(authority, report=report) as served:
+            await asyncio.to_thread(visit, served.port, good)
+            await served.settled(0)
+
+    run(story())
+    assert seen == ["ok"]
+
+
+@pytest.mark.parametrize("oddity", ["no context"])
+def test_a_context_that_can_not_be_had_fails_that_connection_only(
+    run: Run[Any], authority: TestAuthority, good: ssl.SSLContext, oddity: object
+) -> None:
+    async def story() -> None:
+        async with serving(authority, max_connections=1) as served:
+            working, served.context = served.context, oddity  # type: ignore[assignment]  # The oddity itself.
+            await asyncio.to_thread(refused, served.port, good)
+            assert await served.reported() == ["other"]
+            served.context = working
+            assert await asyncio.to_thread(visit, served.port, good) == SHIPPER
+
+    run(story())
+
+
+def test_stop_closes_the_port_and_leaves_open_connections_to_the_runner(
+    run: Run[Any], authority: TestAuthority, good: ssl.SSLContext
+) -> None:
+    async def story() -> None:
+        async with serving(authority) as served:
+            connection = await asyncio.to_thread(dial, served.port, good)
+            with connection:
+                await asyncio.to_thread(ask, connection)
+                await served.listener.stop()
+                with pytest.raises(ConnectionRefusedError):
+                    await asyncio.to_thread(dial, served.port, good)
+                assert await asyncio.to_thread(ask, connection) == SHIPPER
+
+    run(story())
+
+
+def test_stop_does_not_wait_for_ever_for_a_handshake(run: Run[Any], authority: TestAuthority) -> None:
+    async def story() -> None:
+        async with serving(authority, handshake_seconds=60) as served:
+            _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            await served.settled(1)
+            async with asyncio.timeout(5):
+                await served.listener.stop()
+            assert served.listener.connections == 0
+            writer.close()
+
+    run(story())
