@@ -133,7 +133,7 @@ class FileProvider:
         inside = str(Path(path).relative_to(root.path))
         try:
             for _ in range(_TRIES):
-                directory = open_root(str(root.path))
+                directory = _root_descriptor(root)
                 try:
                     _gate_directory(os.fstat(directory))
                     descriptor = self._open(directory, inside)
@@ -200,6 +200,15 @@ def _allowed(kind: RootKind, status: os.stat_result) -> int:
             return 0o744 if ours or status.st_mode & 0o004 else 0o700
         case RootKind.WORLD_READABLE:
             return 0o744
+
+
+def _root_descriptor(root: RootSettings) -> int:
+    """Return a descriptor of the root; a volume that is not mounted says nothing of the files that it holds."""
+    try:
+        return open_root(str(root.path))
+    except OSError:
+        message = f"{root.path}: no such directory; is its volume mounted?"
+        raise SourceUnavailableError(message) from None
 
 
 def _gate_directory(status: os.stat_result) -> None:

@@ -77,7 +77,7 @@ class StoreLogin:
 
         """
         client = await self._logged_in()
-        if not await self._is_good(client, ask_again=False):
+        if not await self._is_good(client, ask_again=True):
             await self._replace(client)
 
     async def aclose(self) -> None:
