@@ -196,9 +196,11 @@ class TlsListener:
             connection.close()
             _LOG.error("a connection could not be set up: %s", type(error).__name__)
             return HandshakeOutcome.OTHER
+        # Made here, because uvloop returns a protocol of its own.
+        placed = _Placed(server(), place, connection)
         try:
-            _, placed = await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: _Placed(server(), place),
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: placed,
                 connection,
                 ssl=context,
                 ssl_handshake_timeout=self._seconds,
@@ -249,10 +251,11 @@ class _Placed(asyncio.Protocol):
     handshake.
     """
 
-    __slots__ = ("_inner", "_place", "resumed")
+    __slots__ = ("_connection", "_inner", "_place", "resumed")
 
-    def __init__(self, inner: asyncio.Protocol, place: _Place) -> None:
+    def __init__(self, inner: asyncio.Protocol, place: _Place, connection: socket.socket) -> None:
         self._inner = inner
+        self._connection = connection
         self._place = place
         self.resumed = False
 
@@ -260,8 +263,10 @@ class _Placed(asyncio.Protocol):
         self.resumed = bool(transport.get_extra_info("ssl_object").session_reused)
         if not self.resumed:
             self._inner.connection_made(transport)
-        elif isinstance(transport, asyncio.WriteTransport):
-            transport.abort()
+        else:
+            # `transport.abort` is not enough, uvloop leaves the connection open. The client may be gone already.
+            with suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
 
     def data_received(self, data: bytes) -> None:
         if not self.resumed:
