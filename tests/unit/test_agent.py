@@ -1,0 +1,195 @@
+import argparse
+import http.server
+import json
+import os
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.agent.client import ClientSettingsError
+from broker.agent.exec import child_environment, wanted_variables
+from broker.pki import create_authority, issue_certificate
+
+
+class Scripted(http.server.BaseHTTPRequestHandler):
+    """A broker that answers what the test wrote down, and keeps what it was asked."""
+
+    answers: list[tuple[int, dict[str, str], object]]
+    asked: list[object]
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body)
+        status, headers, answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Broker:
+    def __init__(self, pki: Path) -> None:
+        self.pki = pki
+        self.asked: list[object] = []
+        self.answers: list[tuple[int, dict[str, str], object]] = []
+        handler = type("Handler", (Scripted,), {"answers": self.answers, "asked": self.asked})
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(pki / "ca.crt"))
+        context.load_cert_chain(pki / "broker.crt", pki / "broker.key")
+        context.verify_mode = ssl.CERT_REQUIRED
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def run(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+        own = {
+            "LOGFLUX_BROKER_URL": f"https://127.0.0.1:{self.server.server_address[1]}",
+            "LOGFLUX_BROKER_CA": str(self.pki / "ca.crt"),
+            "LOGFLUX_AGENT_CERT": str(self.pki / "agent.crt"),
+            "LOGFLUX_AGENT_KEY": str(self.pki / "agent.key"),
+        }
+        return subprocess.run(
+            [sys.executable, "-m", "broker", *arguments],
+            capture_output=True,
+            env={**os.environ, **own, **(environment or {})},
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("agent") / "pki"
+    create_authority(directory, common_name="test", days=1)
+    issue_certificate(directory, name="broker", usage="server", ips=("127.0.0.1",), days=1)
+    issue_certificate(directory, name="agent", usage="agent", spiffe="spiffe://test.example/agent", days=1)
+    return directory
+
+
+@pytest.fixture
+def broker(pki: Path) -> Iterator[Broker]:
+    it = Broker(pki)
+    yield it
+    it.server.shutdown()
+    it.server.server_close()
+
+
+def ok(reference: str, value: object, encoding: str = "utf-8") -> dict[str, object]:
+    return {"reference": reference, "status": "ok", "value": value, "encoding": encoding}
+
+
+def test_one_reference_prints_its_value_alone(broker: Broker) -> None:
+    broker.answers.append((200, {}, {"results": [ok("env:A", "s3cret\n")]}))
+    done = broker.run("get", "${A}")
+    assert (done.returncode, done.stdout) == (0, b"s3cret\n")
+    assert broker.asked == [{"references": ["${A}"], "require": "all"}]
+
+
+def test_a_binary_value_is_printed_as_its_bytes(broker: Broker) -> None:
+    broker.answers.append((200, {}, {"results": [ok("env:A", "/wA=", "base64")]}))
+    assert broker.run("get", "env:A").stdout == b"\xff\x00"
+
+
+def test_several_references_print_an_object(broker: Broker) -> None:
+    broker.answers.append((200, {}, {"results": [ok("env:A", "a"), ok("vault:a/b", {"x": 1}, "json")]}))
+    assert json.loads(broker.run("get", "env:A", "vault:a/b").stdout) == {"env:A": "a", "vault:a/b": {"x": 1}}
+
+
+def test_a_refusal_is_told_a_line_a_reference_and_ends_with_1(broker: Broker) -> None:
+    results = [{"reference": "env:A", "status": "denied", "code": "reference_denied", "detail": "policy says no"}]
+    broker.answers.append((403, {}, {"code": "reference_denied", "detail": "refused", "results": results}))
+    done = broker.run("get", "env:A")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"error[reference_denied]" in done.stderr
+    assert b"env:A: denied: policy says no" in done.stderr
+
+
+def test_a_broker_that_can_not_answer_yet_is_asked_again(broker: Broker) -> None:
+    broker.answers.append((503, {"Retry-After": "1"}, {"code": "source_unavailable", "detail": "away"}))
+    broker.answers.append((200, {}, {"results": [ok("env:A", "a")]}))
+    assert broker.run("get", "env:A").stdout == b"a"
+    assert len(broker.asked) == 2
+
+
+def test_a_broker_that_stays_away_ends_with_4(broker: Broker) -> None:
+    broker.answers.append((503, {}, {"code": "source_unavailable", "detail": "away"}))
+    assert broker.run("get", "--wait", "0.1", "env:A").returncode == 4
+    nobody = {"LOGFLUX_BROKER_URL": "https://127.0.0.1:1"}
+    assert broker.run("get", "--wait", "0.1", "env:A", environment=nobody).returncode == 4
+
+
+def test_a_refused_certificate_is_not_tried_again(broker: Broker, tmp_path: Path) -> None:
+    create_authority(tmp_path / "other", common_name="other", days=1)
+    issue_certificate(tmp_path / "other", name="agent", usage="agent", spiffe="spiffe://x.example/y", days=1)
+    foreign = {
+        "LOGFLUX_AGENT_CERT": str(tmp_path / "other" / "agent.crt"),
+        "LOGFLUX_AGENT_KEY": str(tmp_path / "other" / "agent.key"),
+    }
+    done = broker.run("get", "env:A", environment=foreign)
+    assert done.returncode == 1
+    assert b"certificate_refused" in done.stderr
+
+
+def test_a_key_that_others_may_read_is_refused(broker: Broker, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_bytes((broker.pki / "agent.key").read_bytes())
+    key.chmod(0o644)
+    done = broker.run("get", "env:A", environment={"LOGFLUX_AGENT_KEY": str(key)})
+    assert done.returncode == 2
+    assert b"chmod 600" in done.stderr
+
+
+def test_a_missing_setting_is_named(broker: Broker) -> None:
+    done = broker.run("get", "env:A", environment={"LOGFLUX_BROKER_URL": ""})
+    assert done.returncode == 2
+    assert b"--url" in done.stderr
+
+
+def test_exec_puts_the_value_into_the_environment_and_nowhere_else(broker: Broker) -> None:
+    broker.answers.append((200, {}, {"results": [ok("vault:a/b#c", "s3cret")]}))
+    script = (
+        "import os; line = open('/proc/self/cmdline').read();"
+        "print(os.environ['KEY'], line.count('s3' + 'cret'), 'LOGFLUX_AGENT_KEY' in os.environ)"
+    )
+    done = broker.run("exec", "--env", "KEY=vault:a/b#c", "--", sys.executable, "-c", script)
+    assert (done.returncode, done.stdout) == (0, b"s3cret 0 False\n")
+
+
+def test_exec_gives_the_commands_own_exit_status(broker: Broker) -> None:
+    broker.answers.append((200, {}, {"results": [ok("env:A", "a")]}))
+    assert broker.run("exec", "--env", "A=env:A", "--", "sh", "-c", "exit 7").returncode == 7
+    assert broker.run("exec", "--env", "A=env:A", "--", "/no/such/command").returncode == 127
+    assert broker.run("exec", "--env", "A=env:A", "--", "/etc/hostname").returncode == 126
+
+
+def test_exec_without_its_secrets_does_not_run_the_command(broker: Broker, tmp_path: Path) -> None:
+    broker.answers.append((403, {}, {"code": "reference_denied", "detail": "no", "results": []}))
+    done = broker.run("exec", "--env", "A=env:A", "--", "touch", str(tmp_path / "ran"))
+    assert done.returncode == 125
+    assert not (tmp_path / "ran").exists()
+
+
+def test_exec_resolves_what_the_environment_names_when_asked(broker: Broker) -> None:
+    broker.answers.append((200, {}, {"results": [ok("vault:a/b#c", "s3cret")]}))
+    script = ["sh", "-c", 'printf %s "$KEY"']
+    own = {"KEY": "vault:a/b#c"}
+    assert broker.run("exec", "--from-environment", "--", *script, environment=own).stdout == b"s3cret"
+    assert broker.run("exec", "--", *script, environment=own).stdout == b"vault:a/b#c"
+
+
+@pytest.mark.parametrize("pair", ["A", "=env:A", "A=word"])
+def test_exec_refuses_what_is_no_variable_or_no_reference(pair: str) -> None:
+    with pytest.raises(ClientSettingsError):
+        wanted_variables(argparse.Namespace(from_environment=False, env=[pair]), {})
+
+
+def test_the_names_of_the_agents_own_key_do_not_reach_the_command() -> None:
+    assert child_environment({"LOGFLUX_AGENT_KEY": "k", "X": "y"}, {}) == {"X": "y"}
