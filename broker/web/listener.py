@@ -23,6 +23,7 @@ from broker.web.tls import HandshakeOutcome, handshake_failure_reason
 
 _LOG = logging.getLogger("broker.listener")
 _BACKLOG: Final = 1024
+_LAST_PORT: Final = 65_535
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 # What a client may still need to end a handshake that it has begun when the broker stops.
@@ -52,6 +53,10 @@ def bind(host: str, port: int) -> socket.socket:
         SettingsInvalidError: The address is none of this machine's, or the port is taken or not allowed.
 
     """
+    if not 0 <= port <= _LAST_PORT:
+        # The resolver would silently take what is left of it in 16 bits.
+        message = f"port {port}: is not between 0 and {_LAST_PORT}"
+        raise SettingsInvalidError(message)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -66,13 +71,13 @@ def bind(host: str, port: int) -> socket.socket:
         # Two sockets may be bound to one port until one of them listens, so the clash is found here.
         sock.listen(_BACKLOG)
         sock.setblocking(False)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         sock.close()
         raise SettingsInvalidError(_why_not_bound(host, port, error)) from None
     return sock
 
 
-def _why_not_bound(host: str, port: int, error: OSError | OverflowError) -> str:
+def _why_not_bound(host: str, port: int, error: OSError) -> str:
     match error:
         case OSError(errno=errno.EADDRINUSE):
             return f"port {port} on {host}: another process listens there; stop it or choose another port"
@@ -80,10 +85,8 @@ def _why_not_bound(host: str, port: int, error: OSError | OverflowError) -> str:
             return f"host {host!r}: is no address of this machine"
         case OSError(errno=errno.EACCES | errno.EPERM):
             return f"port {port} on {host}: not allowed for this user; choose a port from 1024 up"
-        case OSError():
-            return f"port {port} on {host}: {error.strerror}"
         case _:
-            return f"port {port}: is not between 0 and 65535"
+            return f"port {port} on {host}: {error.strerror}"
 
 
 class TlsListener:

@@ -136,7 +136,8 @@ def _reason_of_openssl(error: ssl.SSLError) -> HandshakeOutcome:
         return _VERIFY_CODES.get(error.verify_code, HandshakeOutcome.INVALID_CERTIFICATE)
     if isinstance(error, ssl.SSLEOFError):
         return HandshakeOutcome.RESET
-    reason = error.reason or ""
+    # Only OpenSSL's own errors have it.
+    reason = getattr(error, "reason", None) or ""
     if reason.startswith(_ALERTS):
         return HandshakeOutcome.REFUSED_BY_PEER
     return _REASONS.get(reason, HandshakeOutcome.OTHER)

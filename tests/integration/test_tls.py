@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 import pytest
 import uvloop
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
-from broker.errors import IdentityRefusedError
+from broker.errors import IdentityRefusedError, SettingsInvalidError
 from broker.web.listener import HandshakeResult, TlsListener, bind
-from broker.web.tls import Peers, server_context
+from broker.web.tls import HandshakeOutcome, Peers, certificate_expiry, handshake_failure_reason, server_context
 from tests.certificates import Files, TestAuthority, client_context
 
 SHIPPER = "spiffe://test.example/logflux/shipper"
@@ -574,3 +576,123 @@ def test_stop_does_not_wait_for_ever_for_a_handshake(run: Run[Any], authority: T
             writer.close()
 
     run(story())
+
+
+def refused_settings(authority: TestAuthority, **files: Path) -> str:
+    good = authority.server()
+    arguments: dict[str, Any] = {"certificate": good.certificate, "key": good.key, "client_ca": authority.ca_path}
+    with pytest.raises(SettingsInvalidError) as caught:
+        server_context(**{**arguments, **files})
+    return caught.value.detail
+
+
+@pytest.mark.parametrize("which", ["certificate", "key", "client_ca"])
+def test_a_missing_file_is_named(authority: TestAuthority, tmp_path: Path, which: str) -> None:
+    missing = tmp_path / "missing.pem"
+    assert str(missing) in refused_settings(authority, **{which: missing})
+
+
+@pytest.mark.parametrize("which", ["certificate", "key", "client_ca"])
+@pytest.mark.parametrize("content", ["", "no PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_a_file_of_something_else_is_named(authority: TestAuthority, tmp_path: Path, which: str, content: str) -> None:
+    wrong = tmp_path / "wrong.pem"
+    wrong.touch(mode=0o600)
+    wrong.write_text(content)
+    assert str(wrong) in refused_settings(authority, **{which: wrong})
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o620, 0o602, 0o601])
+def test_a_key_that_is_open_to_others_is_refused_with_its_mode_and_the_fix(authority: TestAuthority, mode: int) -> None:
+    files = authority.server()
+    files.key.chmod(mode)
+    detail = refused_settings(authority, **files._asdict())
+    assert str(files.key) in detail
+    assert f"{mode:04o}" in detail
+    assert f"chmod 600 {files.key}" in detail
+
+
+def test_a_key_of_another_certificate_is_refused(authority: TestAuthority) -> None:
+    assert "is not the key" in refused_settings(authority, key=authority.server().key)
+
+
+def test_an_encrypted_key_is_refused_without_a_question(authority: TestAuthority) -> None:
+    files = authority.server()
+    key = serialization.load_pem_private_key(files.key.read_bytes(), None)
+    secret = serialization.BestAvailableEncryption(b"passphrase")
+    files.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret))
+    assert "encrypted" in refused_settings(authority, **files._asdict())
+
+
+@pytest.mark.parametrize(("start", "end", "word"), [(-3, -1, "expired"), (1, 3, "not valid before")])
+def test_a_server_certificate_outside_its_dates_is_refused(
+    authority: TestAuthority, start: int, end: int, word: str
+) -> None:
+    now = dt.datetime.now(dt.UTC)
+    files = authority.leaf(dns=("localhost",), not_before=now + start * DAY, not_after=now + end * DAY)
+    assert word in refused_settings(authority, **files._asdict())
+
+
+def test_a_leaf_is_no_authority_of_agents(authority: TestAuthority) -> None:
+    assert "no certificate of an authority" in refused_settings(authority, client_ca=authority.server().certificate)
+
+
+def test_the_context_has_every_strict_setting(authority: TestAuthority) -> None:
+    context = context_of(authority)
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert context.options & ssl.OP_NO_TICKET
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    assert context.num_tickets == 0
+
+
+def test_the_expiry_of_a_file_is_that_of_the_first_certificate_to_expire(authority: TestAuthority) -> None:
+    files = authority.server()
+    files.certificate.write_bytes(authority.ca_path.read_bytes() + files.certificate.read_bytes())
+    leaf = x509.load_pem_x509_certificates(files.certificate.read_bytes())[1]
+    assert certificate_expiry(files.certificate) == leaf.not_valid_after_utc.timestamp()
+
+
+def test_a_port_in_use_is_refused_by_number() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsInvalidError, match=f"port {port} .*another process"):
+            bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("no host", 0), ("a" * 300, 0), ("127.0.0.1", 70_000)])
+def test_an_address_that_can_not_be_bound_is_refused(host: str, port: int) -> None:
+    with pytest.raises(SettingsInvalidError):
+        bind(host, port)
+
+
+def test_the_socket_listens_and_never_blocks() -> None:
+    with bind("127.0.0.1", 0) as sock:
+        assert not sock.getblocking()
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (ConnectionAbortedError("SSL handshake is taking longer"), HandshakeOutcome.TIMEOUT),
+        (ConnectionAbortedError(errno.ECONNABORTED, "aborted"), HandshakeOutcome.RESET),
+        (TimeoutError(), HandshakeOutcome.TIMEOUT),
+        (ConnectionResetError(), HandshakeOutcome.RESET),
+        (BrokenPipeError(), HandshakeOutcome.RESET),
+        (ssl.SSLEOFError(8, "eof"), HandshakeOutcome.RESET),
+        (ssl.SSLError(1, "something new"), HandshakeOutcome.OTHER),
+        (OSError(errno.EIO, "io"), HandshakeOutcome.OTHER),
+    ],
+)
+def test_each_kind_of_failure_has_its_name(error: OSError, outcome: HandshakeOutcome) -> None:
+    assert handshake_failure_reason(error) is outcome
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"), [(23, "revoked"), (19, "unknown_ca"), (2, "unknown_ca"), (79, "invalid_certificate")]
+)
+def test_each_verification_code_has_its_name(code: int, outcome: str) -> None:
+    error = ssl.SSLCertVerificationError(1, "verify failed")
+    error.verify_code = code
+    assert handshake_failure_reason(error) == outcome
