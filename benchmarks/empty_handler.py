@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from aiohttp import web
-from broker.web.listener import TlsListener, bind
-from broker.web.tls import server_context
 
 from broker.cli.serve import loop_factory
+from broker.web.listener import TlsListener, bind
+from broker.web.tls import server_context
 
 
 async def answer(request: web.Request) -> web.Response:

@@ -115,6 +115,7 @@ class Service:
         self._stack = AsyncExitStack()
         self._trail: Trail
         self._policy_file: PolicyFile
+        self._listener: TlsListener
 
     @property
     def agent_port(self) -> int:
@@ -194,7 +195,7 @@ class Service:
         )
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
-        listener = TlsListener(
+        self._listener = TlsListener(
             runner=runner,
             sock=self._agents,
             context=lambda: self._context,
@@ -202,8 +203,8 @@ class Service:
             max_connections=listen.max_connections,
             handshake_seconds=listen.handshake_seconds,
         )
-        await listener.start()
-        self._stack.push_async_callback(listener.stop)
+        await self._listener.start()
+        self._stack.push_async_callback(self._listener.stop)
         self.readiness.set("serving", ready=True, reason="")
 
     def _agent_application(self) -> web.Application:
@@ -284,6 +285,7 @@ class Service:
 
     async def _record_handshake(self, result: HandshakeResult) -> None:
         self.metrics.handshake(result.outcome)
+        self.metrics.connections(self._listener.connections)
         if result.outcome == "ok":
             return
         event = AuditEvent(

@@ -159,7 +159,7 @@ class BrokerClient:
 
         """
         deadline = time.monotonic() + self._settings.wait_seconds
-        pause = _FIRST_PAUSE
+        pause, closed = _FIRST_PAUSE, False
         body = json.dumps({"references": list(references), "require": require})
         while True:
             try:
@@ -169,14 +169,16 @@ class BrokerClient:
                     "TLS failed: the broker refuses this certificate, or its own does not fit --ca and the host name"
                 )
                 raise CertificateRefusedError(message) from None
-            except (OSError, http.client.HTTPException):
+            except (OSError, http.client.HTTPException) as error:
+                # With TLS 1.3 a refused certificate shows only here: the broker closes in the place of an answer.
+                closed = isinstance(error, http.client.RemoteDisconnected | ConnectionResetError)
                 status, after, answer = _UNAVAILABLE, 0.0, None
             if status != _UNAVAILABLE:
                 return _answers(status, answer)
             # Full jitter, so that a fleet that starts together does not come back together.
             wait = max(after, random.uniform(0, pause))  # noqa: S311  A pause is no secret.
             if time.monotonic() + wait > deadline:
-                raise _given_up(answer)
+                raise _given_up(answer, closed=closed)
             time.sleep(wait)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -233,13 +235,15 @@ def _bytes_of(value: Any, encoding: Encoding) -> bytes:  # noqa: ANN401  As abov
             return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
-def _given_up(answer: Any) -> BrokerError:  # noqa: ANN401  As above.
+def _given_up(answer: Any, *, closed: bool) -> BrokerError:  # noqa: ANN401  As above.
     if isinstance(answer, dict):
         return ResolveRefusedError(
             str(answer.get("detail", "the broker can't answer now")),
             code=str(answer.get("code", "unknown")),
             results=answer.get("results", []),
         )
+    if closed:
+        return CertificateRefusedError("the broker closes the connection; it does not take this agent's certificate")
     return BrokerUnreachableError("the broker does not answer; is --url right, and does it run?")
 
 
