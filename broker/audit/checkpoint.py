@@ -208,8 +208,9 @@ def _base64(data: bytes) -> str:
 
 
 def _unbase64(text: str) -> bytes:
-    """Return the bytes, none when `text` is no base64."""
+    """Return the bytes, none when `text` is not their one spelling: the last character may hold unused bits."""
     try:
-        return base64.b64decode(text, validate=True)
+        found = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return b""
+    return found if _base64(found) == text else b""
