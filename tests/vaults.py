@@ -1,13 +1,24 @@
 """Vault providers for tests, and what they were seen to do."""
 
+import asyncio
 import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from broker.providers.base import ProviderTools
 from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.settings import VaultSettings
 from tests.openbao import OpenBao
+
+
+async def until(done: Callable[[], bool]) -> None:
+    """Return as soon as `done` does, and fail when it never does."""
+    async with asyncio.timeout(20):
+        while not done():  # noqa: ASYNC110  What is waited for is another process.
+            await asyncio.sleep(0.02)
 
 
 class Seen:
@@ -49,14 +60,30 @@ def private(file: Path, text: str) -> Path:
     return file
 
 
+@pytest.fixture(autouse=True)
+async def closing(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Close every provider of a test, also of one that failed, so that a failure shows itself alone."""
+    made: list[VaultProvider] = []
+    monkeypatch.setattr("tests.vaults._keep", made.append)
+    yield
+    for provider in made:
+        await provider.aclose()
+
+
+def _keep(provider: VaultProvider) -> None:
+    """Do nothing where nobody closes."""
+
+
 def provider_of(address: str, auth: dict[str, Any], *, seen: Seen | None = None, **settings: Any) -> VaultProvider:
     seen = seen or Seen()
-    return VaultProvider(
+    provider = VaultProvider(
         settings=VaultSettings.model_validate(
             {"address": address, "auth": auth, "requests_per_second": 1000, **settings}
         ),
         tools=ProviderTools(clock=seen, observer=seen, max_value_bytes=1_048_576),
     )
+    _keep(provider)
+    return provider
 
 
 def token_provider(

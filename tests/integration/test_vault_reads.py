@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,9 @@ from broker.providers.vault.provider import VaultProvider
 from broker.reference import parse
 from broker.secret import Reading
 from tests.openbao import OpenBao
-from tests.vaults import Seen, token_provider
+from tests.vaults import Seen, closing, token_provider, until
+
+__all__ = ["closing"]
 
 CANARY = "canary-4711-geheim"
 
@@ -38,10 +40,8 @@ def seen() -> Seen:
 
 
 @pytest.fixture
-async def provider(openbao: OpenBao, tmp_path: Path, seen: Seen) -> AsyncIterator[VaultProvider]:
-    it = token_provider(openbao, tmp_path, openbao.root_token, seen=seen)
-    yield it
-    await it.aclose()
+def provider(openbao: OpenBao, tmp_path: Path, seen: Seen) -> VaultProvider:
+    return token_provider(openbao, tmp_path, openbao.root_token, seen=seen)
 
 
 @pytest.fixture
@@ -134,7 +134,6 @@ async def test_data_written_by_habit_is_explained(
     openbao.policy("narrow", f'path "{mount}/data/app" {{ capabilities = ["read"] }}')
     narrow = token_provider(openbao, tmp_path, openbao.token("narrow"))
     assert "leave out data/" in (await missing(narrow, f"vault:{mount}/data/app#v")).detail
-    await narrow.aclose()
 
 
 async def test_a_secret_whose_name_begins_with_data_is_read(
@@ -185,7 +184,6 @@ async def test_a_path_that_policy_does_not_cover_is_denied(openbao: OpenBao, mou
     with pytest.raises(UpstreamDeniedError, match="or nothing is mounted there"):
         await read(provider, "vault:unknown/mount/k")
     assert seen.count("lookup") <= 2, "a denial costs no look-up each time"
-    await provider.aclose()
 
 
 async def test_a_mount_that_became_another_version_is_read_anew(
@@ -195,8 +193,7 @@ async def test_a_mount_that_became_another_version_is_read_anew(
     openbao.write("upgraded/k", {"v": "old"})
     assert await field(provider, "vault:upgraded/k#v") == b"old"
     openbao.write("sys/mounts/upgraded/tune", {"options": {"version": "2"}})
-    while openbao.request("GET", "upgraded/data/k").status != 200:
-        await asyncio.sleep(0.05)
+    await until(lambda: openbao.request("GET", "upgraded/data/k").status == 200)
     assert await field(provider, "vault:upgraded/k#v") == b"old"
     assert seen.count("mounts") == 2
 
@@ -215,7 +212,6 @@ async def test_a_mount_that_came_back_as_version_1_is_found_when_its_entry_is_ol
         await read(provider, "vault:again/k")
     seen.advance(6.0)
     assert await field(provider, "vault:again/k#v") == b"one"
-    await provider.aclose()
 
 
 async def test_a_mount_that_is_gone_makes_its_secrets_unavailable_and_not_missing(
@@ -232,23 +228,24 @@ async def test_a_mount_that_is_gone_makes_its_secrets_unavailable_and_not_missin
 
 async def test_a_namespace_is_sent_with_every_request(openbao: OpenBao, tmp_path: Path) -> None:
     assert openbao.request("POST", "sys/namespaces/team1", {}).status == 200
+
+    def done(path: str, body: dict[str, object]) -> bool:
+        return openbao.request("POST", path, body, namespace="team1").status in {200, 204}
+
     for path, body in (
         ("sys/mounts/kv", {"type": "kv", "options": {"version": "2"}}),
         ("kv/data/a", {"data": {"v": "within"}}),
     ):
-        while openbao.request("POST", path, body, namespace="team1").status not in {200, 204}:
-            await asyncio.sleep(0.05)
+        await until(partial(done, path, body))
     provider = token_provider(openbao, tmp_path, openbao.root_token, namespace="team1")
     assert await field(provider, "vault:kv/a#v") == b"within"
     await provider.ping()
-    await provider.aclose()
 
 
 async def test_a_wrong_namespace_is_a_matter_of_configuration(openbao: OpenBao, tmp_path: Path) -> None:
     provider = token_provider(openbao, tmp_path, openbao.root_token, namespace="nobody")
     with pytest.raises(SourceUnavailableError, match=r"providers\.vault\.namespace"):
         await read(provider, "vault:secret/a")
-    await provider.aclose()
 
 
 async def test_a_secret_above_the_limit_is_unusable(openbao: OpenBao, mount: str, tmp_path: Path) -> None:
@@ -256,7 +253,6 @@ async def test_a_secret_above_the_limit_is_unusable(openbao: OpenBao, mount: str
     provider = token_provider(openbao, tmp_path, openbao.root_token, max_answer_bytes=1024)
     with pytest.raises(SecretUnusableError, match="larger"):
         await read(provider, f"vault:{mount}/large")
-    await provider.aclose()
 
 
 async def test_a_quota_of_the_store_is_obeyed(own_openbao: OpenBao, tmp_path: Path) -> None:
@@ -273,7 +269,6 @@ async def test_a_quota_of_the_store_is_obeyed(own_openbao: OpenBao, tmp_path: Pa
         assert caught.value.retry_after is not None
         assert 0 < caught.value.retry_after <= 60
     assert seen.count("read") == 2, "nothing is asked before the pause is over"
-    await provider.aclose()
 
 
 async def test_one_hundred_cold_reads_look_at_the_mount_once(

@@ -46,7 +46,8 @@ class StoreAnswerError(Exception):
     @property
     def says_policy(self) -> bool:
         """Tell whether this 403 reads like a denial by policy, which only a live token gets."""
-        return self.status == FORBIDDEN and self.errors == _POLICY_DENIAL
+        denial = self.errors == _POLICY_DENIAL or self.says("preflight capability check")
+        return self.status == FORBIDDEN and denial
 
     def says(self, text: str) -> bool:
         """Tell whether one of the store's errors holds `text`; every answer holds the empty text."""

@@ -193,7 +193,7 @@ class StoreLogin:
         """Renew at two thirds of the life, with jitter; log in anew when the token's hard end comes near."""
         while (left := session.expires - self._clock.monotonic()) > 0:
             spread = random.uniform(1 - _JITTER, 1)  # noqa: S311  A pause is no secret.
-            await asyncio.sleep(max(left * _RENEW_AT * spread, 0.05))
+            await asyncio.sleep(max(left * _RENEW_AT * spread, 0.2))
             try:
                 answer = await session.client.auth.token.renew_self()
                 seconds = float(answer["auth"]["lease_duration"])
@@ -205,8 +205,9 @@ class StoreLogin:
             except (SourceUnavailableError, SecretUnusableError, KeyError, TypeError, ValueError):
                 # Tried again in two thirds of what is left.
                 continue
-            session.extend(now=self._clock.monotonic(), seconds=seconds)
-            if seconds < session.seconds / 2 and self._settings.auth.approle is not None:
+            # Rounded down by the store, so a renewal that granted 0 seconds is the end of the life, not a life without end.
+            session.extend(now=self._clock.monotonic(), seconds=max(seconds, 0.1))
+            if seconds <= session.seconds / 2 and self._settings.auth.approle is not None:
                 await self._log_in_early(session)
                 return
 
