@@ -201,22 +201,24 @@ class StoreLogin:
                 if error.status in {BAD_REQUEST, FORBIDDEN}:
                     # Dead or not renewable: the next request finds out which, and logs in once.
                     return
-                continue
+                # Past the hard end the store answers 500, as it does for its own faults.
             except (SourceUnavailableError, SecretUnusableError, KeyError, TypeError, ValueError):
-                # Tried again in two thirds of what is left.
-                continue
-            # Rounded down by the store, so a renewal that granted 0 seconds is the end of the life, not a life without end.
-            session.extend(now=self._clock.monotonic(), seconds=max(seconds, 0.1))
-            if seconds <= session.seconds / 2 and self._settings.auth.approle is not None:
-                await self._log_in_early(session)
+                _LOG.debug("the broker's token could not be renewed; tried again in two thirds of what is left")
+            else:
+                # The store rounds down: 0 seconds granted are the end of the life, no life without end.
+                session.extend(now=self._clock.monotonic(), seconds=max(seconds, 0.1))
+            ending = session.expires - self._clock.monotonic() <= session.seconds / 2
+            if ending and self._settings.auth.approle is not None and await self._log_in_early(session):
                 return
 
-    async def _log_in_early(self, session: _Session) -> None:
+    async def _log_in_early(self, session: _Session) -> bool:
         try:
             await self._replace(session)
         except SourceUnavailableError:
             # The old token is still good for a while, and the next request after that logs in.
             _LOG.warning("the broker could not log in to the store before its token ends")
+            return False
+        return True
 
 
 class _LoginGate:
