@@ -5,6 +5,7 @@ A pattern is spelled like a reference. A whole segment of its path, or a whole p
 a field covers the secret as a whole and each of its fields, one with a field covers what lies below it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote
@@ -17,6 +18,8 @@ ANY: Final = "**"
 MAX_ANY: Final = 3
 MAX_SCOPE_CHARACTERS: Final = 4096
 MAX_SCOPE_PATTERNS: Final = 64
+# Two patterns as people write them need a few hundred; the bound keeps the time of the oddest ones small.
+_MAX_INCLUSION_STEPS: Final = 20_000
 # RFC 6749 §3.3 allows neither space, quote nor backslash in a scope token; these need no escape.
 _SCOPE_SAFE: Final = "-._~:/#?=&@!$()*+,;"
 
@@ -87,8 +90,12 @@ def parse_pattern(text: str) -> Pattern:
         message = "a right does not depend on how a value is decoded; leave out decode"
         raise MalformedPatternError(message, position=parts.query_at)
     source = Source(parts.scheme, parts.path, version, parameters)
-    _check_wildcards(source.segments, parts.path_at)
-    _check_wildcards(pointer, parts.field_at)
+    _check_wildcards(parts.path.split("/"), parts.path_at)
+    field = parts.field or ""
+    if field.startswith("/"):
+        _check_wildcards(field[1:].split("/"), parts.field_at + 1)
+    else:
+        _check_wildcards([field], parts.field_at)
     if (source.segments + pointer).count(ANY) > MAX_ANY:
         message = f"a pattern has at most {MAX_ANY} times **"
         raise MalformedPatternError(message, position=parts.path_at)
@@ -137,11 +144,12 @@ def _scope_token(token: str, number: int) -> Pattern:
     raise ScopeRefusedError(message)
 
 
-def _check_wildcards(segments: Segments, at: int) -> None:
+def _check_wildcards(segments: Sequence[str], at: int) -> None:
     for segment in segments:
         if ONE in segment and segment not in {ONE, ANY}:
             message = "a * stands for a whole segment, ** for any number of them; it is never a part of a name"
-            raise MalformedPatternError(message, position=at)
+            raise MalformedPatternError(message, position=at + segment.index(ONE))
+        at += len(segment) + 1
 
 
 def _parameters_covered(ours: tuple[tuple[str, str], ...], theirs: tuple[tuple[str, str], ...]) -> bool:
@@ -163,7 +171,7 @@ def _matches(pattern: Segments, segments: Segments) -> bool:
 
 def _matches_prefix(pattern: Segments, pointer: Segments) -> bool:
     """Tell whether `pattern` matches `pointer` or one of its beginnings."""
-    return not pattern or any(_matches(pattern, pointer[:end]) for end in range(len(pointer) + 1))
+    return not pattern or _matches((*pattern, ANY), pointer)
 
 
 def _begins_with(pattern: Segments, pointer: Segments) -> bool:
@@ -197,45 +205,60 @@ def _close(pattern: Segments, reached: list[bool]) -> None:
 def _includes(ours: Segments, theirs: Segments) -> bool:
     """Tell whether everything that `theirs` matches, `ours` matches too.
 
-    Walks `theirs` and keeps the set of places in `ours` where a reader of the same segments can be. A segment that
-    neither pattern names stands for all others, so a `*` of theirs is met by a wildcard of ours alone.
+    Walks `theirs` and keeps the set of places in `ours`, as bits, where a reader of the same segments can be. Each
+    wildcard of theirs reads a segment that neither pattern names: whatever takes that one takes every other. The walk
+    is bounded, and two patterns too entangled for it are said not to include each other, which only narrows a right.
     """
-    alphabet = {*ours, *theirs, "\0"} - {ONE, ANY}
-    first = frozenset(_closed(ours, {0}))
-    todo = [(place, first) for place in _closed(theirs, {0})]
+    if ours == theirs:
+        return True
+    reader = _Reader.of(ours)
+    todo = [(0, reader.start)]
     seen = set(todo)
     while todo:
-        place, readers = todo.pop()
+        if len(seen) > _MAX_INCLUSION_STEPS:
+            return False
+        place, places = todo.pop()
         if place == len(theirs):
-            if len(ours) not in readers:
+            if not places & reader.end:
                 return False
             continue
         want = theirs[place]
-        for segment in alphabet if want in {ONE, ANY} else (want,):
-            following = frozenset(_closed(ours, _step(ours, readers, segment)))
-            for after in _closed(theirs, {place if want == ANY else place + 1}):
-                if (after, following) not in seen:
-                    seen.add((after, following))
-                    todo.append((after, following))
+        after = reader.read(places, None if want in {ONE, ANY} else want)
+        following = [(place, after), (place + 1, places)] if want == ANY else [(place + 1, after)]
+        for state in following:
+            if state not in seen:
+                seen.add(state)
+                todo.append(state)
     return True
 
 
-def _step(pattern: Segments, places: frozenset[int], segment: str) -> set[int]:
-    after: set[int] = set()
-    for place in places:
-        if place < len(pattern):
-            if pattern[place] == ANY:
-                after.add(place)
-            elif pattern[place] in (ONE, segment):
-                after.add(place + 1)
-    return after
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Where one pattern can be after some segments: bit n is set when its first n parts are matched."""
+
+    start: int
+    end: int
+    any_segment: int
+    one_segment: int
+    literals: dict[str, int]
+
+    @classmethod
+    def of(cls, pattern: Segments) -> "_Reader":
+        masks: dict[str, int] = {}
+        for at, part in enumerate(pattern):
+            masks[part] = masks.get(part, 0) | 1 << at
+        any_segment = masks.pop(ANY, 0)
+        one_segment = masks.pop(ONE, 0)
+        return cls(_skip(1, any_segment), 1 << len(pattern), any_segment, one_segment, masks)
+
+    def read(self, places: int, segment: str | None) -> int:
+        """Return the places after one more segment; None is a segment that the pattern does not name."""
+        taking = self.one_segment | (self.literals.get(segment, 0) if segment is not None else 0)
+        return _skip((places & taking) << 1 | places & self.any_segment, self.any_segment)
 
 
-def _closed(pattern: Segments, places: set[int]) -> set[int]:
-    closed = set(places)
-    for place in sorted(places):
-        at = place
-        while at < len(pattern) and pattern[at] == ANY:
-            at += 1
-            closed.add(at)
-    return closed
+def _skip(places: int, any_segment: int) -> int:
+    """Let every `**` that is reached stand for nothing."""
+    while (further := places | (places & any_segment) << 1) != places:
+        places = further
+    return places

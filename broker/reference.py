@@ -25,12 +25,12 @@ KINDS: Final = (
 _NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,127}\Z")
 _SHELL: Final = re.compile(r"\$(?:\{(?P<braced>[^}]*)\}|<(?P<angled>[^>]*)>|(?P<bare>[^{<].*))\Z", re.DOTALL)
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}\Z")
-_PARAMETER: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+_PARAMETER: Final = re.compile(r"[a-z][a-z0-9_]*\Z")
 _PLAIN_VAULT: Final = re.compile(r"vault:(?P<path>[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)+)(?:#(?P<field>[A-Za-z0-9_-]+))?\Z")
 # White space other than the space, controls, invisible and unassigned characters, and line ends of Unicode.
 _FORBIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 # What a query value may hold unescaped; the rest is percent-encoded, in upper case.
-_QUERY_SAFE: Final = "-._~:/@!$()*+,;"
+_QUERY_SAFE: Final = "-._~:/@!$()*+,;="
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def read_query(parts: Parts) -> tuple[int | None, str | None, tuple[tuple[str, s
         if not equals or _PARAMETER.match(key) is None or not raw:
             _refuse("the query is key=value pairs between &, each with a lower-case key and a value", at)
         if key in found:
-            _refuse(f"the key {key} stands twice in the query", at)
+            _refuse("this key stands twice in the query", at)
         found[key] = _query_value(raw, at + len(key) + 1)
         _check_pair(parts.scheme, key, found[key], at)
         at += len(pair) + 1
@@ -212,6 +212,10 @@ def _scheme_of(text: str) -> tuple[str, int, str]:
         if shell is None:
             _refuse("a variable is written ${NAME}, with nothing after the brace", 0)
         group = shell.lastgroup or "bare"
+        if (query := re.search(r"[?#]", shell[group])) is not None:
+            # A shell reads ${NAME?text} as a check of its own.
+            at = shell.start(group) + query.start()
+            _refuse("this spelling holds a name alone; with a query it is written env:NAME?decode=base64", at)
         return ENV, shell.start(group), shell[group]
     if text.startswith("/"):
         return FILE, 0, text
@@ -302,7 +306,7 @@ def _check_pair(scheme: str, key: str, value: str, at: int) -> None:
         if value != "base64":
             _refuse("decode is base64 or is left out", at)
     elif scheme != VAULT:
-        _refuse(f"{scheme}: references have no {key}; only decode=base64 may follow its ?", at)
+        _refuse(f"{scheme}: references have no such parameter; only decode=base64 may follow its ?", at)
     elif key == "version" and _VERSION.match(value) is None:
         _refuse("version is a number from 1 on, without leading zeros", at)
 

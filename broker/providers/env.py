@@ -3,6 +3,8 @@
 import asyncio
 import os
 import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -13,19 +15,24 @@ from broker.errors import (
     SecretMissingError,
     SecretUnusableError,
     SettingsInvalidError,
+    SourceUnavailableError,
     UpstreamDeniedError,
 )
 from broker.key_file import read_private
 from broker.providers.base import ProviderTools
 from broker.providers.dotenv import read_dotenv
 from broker.reference import Source
-from broker.secret import Reading, SecretDocument
+from broker.secret import Reading, SecretDocument, SecretValue
 
 _NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,127}\Z")
 # What steers the broker itself, or every program that it might start, is never a secret of an agent.
 _RESERVED: Final = re.compile(
     r"(LD_.*|PATH|PYTHON.*|HOME|LOGFLUX_(CONFIG|LOG_LEVEL|VERBOSE|MOCK_MODE|SECURITY_HARDENED|PRIVATE_KEY_FILE)|LOGFLUX_.*__.*)\Z"
 )
+# A file that is written twice within the resolution of its times looks the same, so a young one is read each time.
+_SETTLED_SECONDS: Final = 2.0
+
+Reader = Callable[[Path], bytes]
 
 
 def _declarable(name: str) -> str:
@@ -38,6 +45,13 @@ def _declarable(name: str) -> str:
     return name
 
 
+def _absolute(file: Path) -> Path:
+    if not file.is_absolute():
+        message = "a .env file is named by its absolute path"
+        raise ValueError(message)
+    return file
+
+
 class EnvSettings(BaseModel):
     """Variables that agents may ask for; nothing else of the environment is ever in reach."""
 
@@ -46,7 +60,7 @@ class EnvSettings(BaseModel):
     names: tuple[Annotated[str, AfterValidator(_declarable)], ...] = Field(
         description="Names that are declared; a name that is not here is denied."
     )
-    env_files: tuple[Path, ...] = Field(
+    env_files: tuple[Annotated[Path, AfterValidator(_absolute)], ...] = Field(
         default=(), description="Files of NAME=value lines, mode 0600 or 0400, read again when they change."
     )
     allow_empty: bool = Field(
@@ -57,7 +71,7 @@ class EnvSettings(BaseModel):
 class EnvProvider:
     """Answer declared names, from a snapshot of the environment and from the files as they stand now."""
 
-    def __init__(self, *, settings: EnvSettings, tools: ProviderTools) -> None:
+    def __init__(self, *, settings: EnvSettings, tools: ProviderTools, reader: Reader = read_private) -> None:
         """Take the declared names out of the process's environment, so that no child inherits them.
 
         Raises:
@@ -66,9 +80,13 @@ class EnvProvider:
         """
         self._settings = settings
         self._limit = tools.max_value_bytes
+        self._clock = tools.clock
+        self._reader = reader
         self._declared = frozenset(settings.names)
-        self._snapshot = {name: os.environb[name.encode()] for name in self._declared if name.encode() in os.environb}
-        self._files: dict[Path, tuple[tuple[int, int, int], dict[str, bytes]]] = {}
+        self._snapshot = _variables(self._declared)
+        self._files: dict[Path, tuple[tuple[int, ...], dict[str, SecretValue]]] = {}
+        # One thread of its own: files are read one after the other, and a hanging one holds up nothing else.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="broker-env")
         self._values()
         for name in self._snapshot:
             del os.environ[name]
@@ -89,31 +107,53 @@ class EnvProvider:
 
         Raises:
             UpstreamDeniedError: It is not declared.
-            SecretMissingError: It is declared and not set.
+            SecretMissingError: It is declared and not set, or empty where that is no value.
             SecretUnusableError: It is larger than a value may be.
+            SourceUnavailableError: A file can't be used as it stands now.
 
         """
         self.check(source)
         try:
-            values = await asyncio.to_thread(self._values) if self._settings.env_files else self._snapshot
-        except SettingsInvalidError as error:
-            raise SecretUnusableError(error.detail) from None
-        value = values.get(source.path)
-        if value is None or (not value and not self._settings.allow_empty):
+            value = (await self._current()).get(source.path)
+        except SettingsInvalidError:
+            # The file may be half written. Its name and its fault are for the operator: `ping` tells them.
+            message = "the broker's .env files can't be used as they stand; its readiness says why"
+            raise SourceUnavailableError(message, retry_after=1.0) from None
+        if value is None or (not value.size and not self._settings.allow_empty):
             message = "this variable is declared and not set"
             raise SecretMissingError(message, part=MissingPart.VALUE)
-        if len(value) > self._limit:
+        if value.size > self._limit:
             message = f"the value is larger than {self._limit} bytes"
             raise SecretUnusableError(message)
-        return Reading(document=SecretDocument.of_bytes(value))
+        return Reading(document=SecretDocument.of_bytes(value.reveal()))
 
     async def ping(self) -> None:
-        """Return: an environment is always there."""
+        """Return when the files can be used; an environment is always there.
+
+        Raises:
+            SourceUnavailableError: One can't; names it, and what to do.
+
+        """
+        try:
+            await self._current()
+        except SettingsInvalidError as error:
+            raise SourceUnavailableError(error.detail) from None
 
     async def aclose(self) -> None:
-        """Hold nothing open."""
+        """End the thread; a second call does nothing."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _values(self) -> dict[str, bytes]:
+    async def _current(self) -> Mapping[str, SecretValue]:
+        if not self._settings.env_files:
+            return self._snapshot
+        try:
+            running = asyncio.get_running_loop().run_in_executor(self._pool, self._values)
+        except RuntimeError:
+            message = "the broker is stopping"
+            raise SourceUnavailableError(message) from None
+        return await running
+
+    def _values(self) -> dict[str, SecretValue]:
         values = dict(self._snapshot)
         for file in self._settings.env_files:
             for name, value in self._read(file).items():
@@ -125,15 +165,23 @@ class EnvProvider:
                 values[name] = value
         return values
 
-    def _read(self, file: Path) -> dict[str, bytes]:
+    def _read(self, file: Path) -> dict[str, SecretValue]:
         """Return the variables of `file`, parsed again only when it is another file than before."""
         try:
             status = file.stat()
         except OSError as error:
             message = f"{file}: {error.strerror}"
             raise SettingsInvalidError(message) from None
-        stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
+        # The change time too: it tells a new mode, and a file of the same size whose own time was set back.
+        stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size)
         known = self._files.get(file)
-        if known is None or known[0] != stamp:
-            known = self._files[file] = (stamp, read_dotenv(read_private(file), where=str(file)))
+        young = self._clock.now() - status.st_ctime < _SETTLED_SECONDS
+        if known is None or known[0] != stamp or young:
+            known = self._files[file] = (stamp, read_dotenv(self._reader(file), where=str(file)))
         return known[1]
+
+
+def _variables(names: frozenset[str]) -> dict[str, SecretValue]:
+    """Return the named variables of the process, each as the bytes that they are."""
+    found = {name: os.environb.get(name.encode()) for name in sorted(names)}
+    return {name: SecretValue.from_bytes(value) for name, value in found.items() if value is not None}

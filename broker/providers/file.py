@@ -4,11 +4,12 @@ import asyncio
 import errno
 import os
 import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -27,6 +28,10 @@ from broker.secret import Encoding, Reading, SecretDocument, SecretValue
 
 _CHUNK: Final = 65_536
 _TRIES: Final = 2
+# While a volume is swapped, a file may be gone for a moment; only a second look makes it missing.
+_PASSING: Final = frozenset({errno.ENOENT, errno.EAGAIN, errno.ESTALE})
+
+_Result = TypeVar("_Result")
 
 
 class RootKind(StrEnum):
@@ -35,6 +40,13 @@ class RootKind(StrEnum):
     PRIVATE = "private"
     KUBERNETES = "kubernetes"
     WORLD_READABLE = "world_readable"
+
+
+class FileEncoding(StrEnum):
+    """What the files of a root hold."""
+
+    AUTO = "auto"
+    TEXT = "text"
 
 
 class RootSettings(BaseModel):
@@ -47,6 +59,10 @@ class RootSettings(BaseModel):
         default=RootKind.PRIVATE,
         description="`private`: 0600 or 0400. `kubernetes`: also group-readable for our fsGroup, and 0644. "
         "`world_readable`: also 0444, as Docker mounts `/run/secrets`.",
+    )
+    encoding: FileEncoding = Field(
+        default=FileEncoding.AUTO,
+        description="`auto`: text when it is UTF-8, else answered in base64. `text`: anything but UTF-8 is refused.",
     )
 
     @field_validator("path")
@@ -95,13 +111,13 @@ class FileProvider:
 
         Raises:
             UpstreamDeniedError: It is below no root, or a link leads out of its root.
-            SecretMissingError: There is no such file.
-            SecretUnusableError: It is no regular file, too large, or open to others.
-            SourceUnavailableError: The broker may not read it, or the file system fails.
+            SecretMissingError: There is no such file, or nothing in it.
+            SecretUnusableError: It is no regular file, too large, not of its root's encoding, or open to others.
+            SourceUnavailableError: Its root is not there, the broker may not read it, or the file system fails.
 
         """
         root = self._root_of(source)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, root, source.path)
+        return await self._in_thread(lambda: self._read(root, source.path))
 
     async def ping(self) -> None:
         """Return when every root is there.
@@ -110,15 +126,23 @@ class FileProvider:
             SourceUnavailableError: One is not.
 
         """
-        loop = asyncio.get_running_loop()
-        for root in self._settings.roots:
-            if not await loop.run_in_executor(self._pool, root.path.is_dir):
-                message = f"{root.path}: no such directory; is its volume mounted?"
-                raise SourceUnavailableError(message)
+        await self._in_thread(self._look_at_roots)
 
     async def aclose(self) -> None:
         """End the threads; one that hangs in the kernel is left to it."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
+        try:
+            running = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except RuntimeError:
+            message = "the broker is stopping"
+            raise SourceUnavailableError(message) from None
+        return await running
+
+    def _look_at_roots(self) -> None:
+        for root in self._settings.roots:
+            os.close(_open_root(root))
 
     def _root_of(self, source: Source) -> RootSettings:
         parts = Path(source.path).parts
@@ -130,25 +154,32 @@ class FileProvider:
         return found
 
     def _read(self, root: RootSettings, path: str) -> Reading:
-        inside = str(Path(path).relative_to(root.path))
-        try:
-            for _ in range(_TRIES):
-                directory = _root_descriptor(root)
-                try:
-                    _gate_directory(os.fstat(directory))
-                    descriptor = self._open(directory, inside)
-                finally:
-                    os.close(directory)
-                with os.fdopen(descriptor, "rb", buffering=0):
-                    before = os.fstat(descriptor)
-                    self._gate(root, before)
-                    data = self._read_bounded(descriptor)
-                    if _same(before, os.fstat(descriptor)):
-                        return self._reading(data, before)
-        except OSError as error:
-            raise _refusal(error) from None
+        for left in reversed(range(_TRIES)):
+            try:
+                found = self._attempt(root, path)
+            except OSError as error:
+                if left and error.errno in _PASSING:
+                    continue
+                raise _refusal(error) from None
+            if found is not None:
+                return self._reading(root, *found)
         message = "the file changed while it was read, twice"
         raise SourceUnavailableError(message, retry_after=1.0)
+
+    def _attempt(self, root: RootSettings, path: str) -> tuple[bytes, os.stat_result] | None:
+        """Return the bytes with the file's status, or None when it changed meanwhile."""
+        directory = _open_root(root)
+        try:
+            descriptor = self._open(directory, str(Path(path).relative_to(root.path)), gate_directory)
+        finally:
+            os.close(directory)
+        try:
+            before = os.fstat(descriptor)
+            gate_file(root.kind, before, path=path)
+            data = self._read_bounded(descriptor)
+            return (data, before) if _same(before, os.fstat(descriptor)) else None
+        finally:
+            os.close(descriptor)
 
     def _read_bounded(self, descriptor: int) -> bytes:
         """Return everything, counting: the size that a file claims proves nothing."""
@@ -162,60 +193,86 @@ class FileProvider:
             raise SecretUnusableError(message)
         return b"".join(chunks)
 
-    def _reading(self, data: bytes, status: os.stat_result) -> Reading:
-        if self._settings.trim_newline and SecretValue.from_bytes(data).encoding is Encoding.TEXT:
-            data = data.removesuffix(b"\n").removesuffix(b"\r") if data.endswith(b"\n") else data
+    def _reading(self, root: RootSettings, data: bytes, status: os.stat_result) -> Reading:
+        is_text = SecretValue.from_bytes(data).encoding is Encoding.TEXT
+        if root.encoding is FileEncoding.TEXT and not is_text:
+            message = "the file is not UTF-8, and its root is declared to hold text"
+            raise SecretUnusableError(message)
+        if self._settings.trim_newline and is_text and data.endswith(b"\n"):
+            data = data[:-1].removesuffix(b"\r")
         if not data:
             message = "the file is empty"
             raise SecretMissingError(message, part=MissingPart.VALUE)
-        changed = datetime.fromtimestamp(status.st_mtime_ns // 10**9, tz=UTC)
-        return Reading(document=SecretDocument.of_bytes(data), version=changed.strftime("%Y-%m-%dT%H:%M:%SZ"))
+        return Reading(document=SecretDocument.of_bytes(data), version=_version(status))
 
-    @staticmethod
-    def _gate(root: RootSettings, status: os.stat_result) -> None:
-        """Refuse a file that others could have written, or could read where they should not."""
+
+def gate_file(kind: RootKind, status: os.stat_result, *, path: str) -> None:
+    """Refuse a file that others could have written, or could read where they should not.
+
+    Raises:
+        SecretUnusableError: Its type, its names, its owner or its mode; says what to run.
+
+    """
+    mode = stat.S_IMODE(status.st_mode)
+    if not stat.S_ISREG(status.st_mode):
+        message = "this is no regular file"
+        raise SecretUnusableError(message)
+    if status.st_nlink > 1:
+        message = "the file has a second name (a hard link), which may lie outside the root"
+        raise SecretUnusableError(message)
+    if status.st_uid not in {0, os.geteuid()}:
+        message = f"the file belongs to user {status.st_uid}, neither to the broker's nor to root"
+        raise SecretUnusableError(message)
+    if mode & ~_allowed(kind, status):
+        message = f"mode {mode:04o} is open to others; run: chmod 600 {path} (or declare the kind of its root)"
+        raise SecretUnusableError(message)
+
+
+def gate_directory(status: os.stat_result) -> None:
+    """Refuse a directory in which others could put a file of their own in the place of ours.
+
+    Raises:
+        SecretUnusableError: They could; says what to run.
+
+    """
+    if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
         mode = stat.S_IMODE(status.st_mode)
-        if not stat.S_ISREG(status.st_mode):
-            message = "this is no regular file"
-            raise SecretUnusableError(message)
-        if status.st_nlink > 1:
-            message = "the file has a second name (a hard link), which may lie outside the root"
-            raise SecretUnusableError(message)
-        if status.st_uid not in {0, os.geteuid()}:
-            message = f"the file belongs to user {status.st_uid}, neither to the broker's nor to root"
-            raise SecretUnusableError(message)
-        if mode & ~_allowed(root.kind, status):
-            message = f"mode {mode:04o} is open to others; run: chmod 600 on it, or declare the kind of its root"
-            raise SecretUnusableError(message)
+        message = f"mode {mode:04o}: others may write in a directory above this file; run: chmod go-w on it"
+        raise SecretUnusableError(message)
 
 
 def _allowed(kind: RootKind, status: os.stat_result) -> int:
     """Return the mode bits that a file of this kind of root may have; writing by others is never one."""
-    ours = status.st_gid in {os.getegid(), *os.getgroups()}
     match kind:
         case RootKind.PRIVATE:
             return 0o700
+        case RootKind.KUBERNETES if status.st_mode & stat.S_IROTH:
+            # A secret volume without fsGroup is 0644.
+            return 0o744
         case RootKind.KUBERNETES:
-            # With fsGroup the kubelet makes 0440 out of 0400, for our group; without it a secret volume is 0644.
-            return 0o744 if ours or status.st_mode & 0o004 else 0o700
+            # With fsGroup the kubelet, which is root, makes 0440 out of 0400, for a group of ours.
+            ours = status.st_uid == 0 and status.st_gid in {os.getegid(), *os.getgroups()}
+            return 0o740 if ours else 0o700
         case RootKind.WORLD_READABLE:
             return 0o744
 
 
-def _root_descriptor(root: RootSettings) -> int:
-    """Return a descriptor of the root; a volume that is not mounted says nothing of the files that it holds."""
+def _open_root(root: RootSettings) -> int:
     try:
         return open_root(str(root.path))
     except OSError:
-        message = f"{root.path}: no such directory; is its volume mounted?"
+        # Not "missing": a volume that is not mounted says nothing about what is in it.
+        message = f"{root.path}: no such directory, or out of the broker's reach; is its volume mounted?"
         raise SourceUnavailableError(message) from None
 
 
-def _gate_directory(status: os.stat_result) -> None:
-    """Refuse a root in which others could put a file of their own in the place of ours."""
-    if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
-        message = "others may write in the root of this file; run: chmod go-w on that directory"
-        raise SecretUnusableError(message)
+def _version(status: os.stat_result) -> str | None:
+    """Return when the file was changed, to the nanosecond (RFC 3339); None for a time that is no date."""
+    seconds, rest = divmod(status.st_mtime_ns, 10**9)
+    try:
+        return f"{datetime.fromtimestamp(seconds, tz=UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def _same(before: os.stat_result, after: os.stat_result) -> bool:
@@ -225,8 +282,8 @@ def _same(before: os.stat_result, after: os.stat_result) -> bool:
 def _refusal(error: OSError) -> FetchError:
     match error.errno:
         case errno.EXDEV | errno.ELOOP:
-            return UpstreamDeniedError("a link of this path leads out of its root")
-        case errno.ENOENT | errno.ENOTDIR:
+            return UpstreamDeniedError("this path leads outside the root, or in a circle")
+        case errno.ENOENT | errno.ENOTDIR | errno.ENAMETOOLONG:
             return SecretMissingError("there is no such file", part=MissingPart.PATH)
         case errno.ENXIO | errno.EISDIR:
             return SecretUnusableError("this is no regular file")

@@ -1,14 +1,17 @@
 """The table of providers: a scheme, the model of its settings, and what makes it."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final, cast
 
+from broker.errors import SettingsInvalidError
 from broker.providers.base import ProviderEntry
 from broker.providers.env import EnvProvider, EnvSettings
 from broker.providers.file import FileProvider, FileSettings
 from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.settings import VaultSettings
 
-PROVIDERS: Final = (
+PROVIDERS: Final[tuple[ProviderEntry, ...]] = (
     ProviderEntry(
         scheme="env",
         settings=EnvSettings,
@@ -25,3 +28,22 @@ PROVIDERS: Final = (
         build=lambda settings, tools: VaultProvider(settings=cast("VaultSettings", settings), tools=tools),
     ),
 )
+
+
+def entry_for(scheme: str, *, table: Sequence[ProviderEntry] = PROVIDERS) -> ProviderEntry:
+    """Return the one line of `table` for `scheme`.
+
+    Raises:
+        SettingsInvalidError: There is none, or a scheme stands in the table twice.
+
+    """
+    counted = Counter(entry.scheme for entry in table)
+    twice = sorted(name for name, count in counted.items() if count > 1)
+    if twice:
+        message = f"the table of providers has {twice[0]} twice"
+        raise SettingsInvalidError(message)
+    for entry in table:
+        if entry.scheme == scheme:
+            return entry
+    message = f"providers.{scheme}: no such provider; there are {', '.join(sorted(counted))}"
+    raise SettingsInvalidError(message)

@@ -1,92 +1,266 @@
+import asyncio
 import os
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from broker.errors import SettingsInvalidError
-from broker.providers.dotenv import read_dotenv
-from broker.providers.env import EnvProvider, EnvSettings
+from broker.errors import (
+    MissingPart,
+    SecretMissingError,
+    SecretUnusableError,
+    SettingsInvalidError,
+    SourceUnavailableError,
+    UpstreamDeniedError,
+)
+from broker.key_file import read_private
+from broker.providers.env import EnvProvider, EnvSettings, Reader
 from broker.reference import Source
 from tests.contract.harness import tools
 
+NAME = "BROKER_TEST_VALUE"
+SOURCE = Source("env", NAME)
+Make = Callable[..., EnvProvider]
+
 
 def file_of(tmp_path: Path, text: str, mode: int = 0o600) -> Path:
-    file = tmp_path / ".env"
+    file = tmp_path / "agents.env"
     file.touch()
     file.write_text(text)
     file.chmod(mode)
     return file
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["LD_PRELOAD", "PATH", "PYTHONPATH", "HOME", "LOGFLUX_CONFIG", "LOGFLUX_LISTEN__PORT", "lower", "A-B", "1A", ""],
-)
-def test_a_name_that_steers_a_program_can_not_be_declared(name: str) -> None:
+@pytest.fixture
+async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
+    """Build providers that are closed at the end; `value` is what the environment has."""
+    made = []
+
+    async def build(
+        *files: Path,
+        value: bytes | None = None,
+        limit: int = 100,
+        reader: Reader = read_private,
+        allow_empty: bool = False,
+    ) -> EnvProvider:
+        if value is not None:
+            # The provider takes it out; monkeypatch puts back what was there before the test.
+            monkeypatch.setenv(NAME, os.fsdecode(value))
+        settings = EnvSettings(names=(NAME,), env_files=files, allow_empty=allow_empty)
+        made.append(await asyncio.to_thread(EnvProvider, settings=settings, tools=tools(limit=limit), reader=reader))
+        return made[-1]
+
+    yield build
+    for provider in made:
+        await provider.aclose()
+
+
+async def value_of(provider: EnvProvider, source: Source = SOURCE) -> bytes:
+    return (await provider.fetch(source)).document.select(()).reveal()
+
+
+RESERVED = [
+    "LD_PRELOAD",
+    "LD_LIBRARY_PATH",
+    "PATH",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
+    "HOME",
+    "LOGFLUX_CONFIG",
+    "LOGFLUX_LOG_LEVEL",
+    "LOGFLUX_VERBOSE",
+    "LOGFLUX_MOCK_MODE",
+    "LOGFLUX_SECURITY_HARDENED",
+    "LOGFLUX_PRIVATE_KEY_FILE",
+    "LOGFLUX_LISTEN__PORT",
+]
+
+
+@pytest.mark.parametrize("name", [*RESERVED, "lower", "A-B", "1A", "", "A\n", "Ä", "A" * 129])
+def test_a_name_that_steers_a_program_or_is_none_can_not_be_declared(name: str) -> None:
     with pytest.raises(ValueError, match="variable"):
         EnvSettings(names=(name,))
 
 
-def test_the_guides_own_name_can_be_declared() -> None:
-    assert EnvSettings(names=("LOGFLUX_PAT",)).names == ("LOGFLUX_PAT",)
+@pytest.mark.parametrize("name", ["LOGFLUX_PAT", "LOGFLUX_CONFIGURED", "PATH_TO_KEY", "_X"])
+def test_names_are_forbidden_whole_and_not_by_their_beginning(name: str) -> None:
+    assert EnvSettings(names=(name,)).names == (name,)
 
 
-async def test_a_declared_variable_leaves_the_environment_so_that_no_child_gets_it(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_file_is_named_by_its_absolute_path() -> None:
+    with pytest.raises(ValueError, match="absolute"):
+        EnvSettings.model_validate({"names": [NAME], "env_files": ["agents.env"]})
+
+
+async def test_a_declared_variable_leaves_the_environment_so_that_no_child_gets_it(make: Make) -> None:
+    provider = await make(value=b"value")
+    assert NAME not in os.environ
+    assert NAME.encode() not in os.environb
+    assert await value_of(provider) == b"value"
+
+
+async def test_what_is_not_declared_stays_in_the_environment_and_is_denied(
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CONTRACT_X", "value")
-    provider = EnvProvider(settings=EnvSettings(names=("CONTRACT_X",)), tools=tools())
-    assert "CONTRACT_X" not in os.environ
-    reading = await provider.fetch(Source("env", "CONTRACT_X"))
-    assert reading.document.select(()).reveal() == b"value"
+    monkeypatch.setenv("BROKER_TEST_OTHER", "other")
+    provider = await make(value=b"value")
+    assert os.environ["BROKER_TEST_OTHER"] == "other"
+    for name in ("BROKER_TEST_OTHER", "BROKER_TEST", f"{NAME}_2", "PATH"):
+        with pytest.raises(UpstreamDeniedError):
+            provider.check(Source("env", name))
+        with pytest.raises(UpstreamDeniedError):
+            await provider.fetch(Source("env", name))
 
 
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
-def test_a_file_that_others_may_read_is_refused_with_the_command_that_mends_it(tmp_path: Path, mode: int) -> None:
-    file = file_of(tmp_path, "A=1\n", mode)
-    if mode == 0o640 and os.geteuid() == 0:
-        file.chmod(0o620)
-    with pytest.raises(SettingsInvalidError, match="chmod 600"):
-        EnvProvider(settings=EnvSettings(names=("A",), env_files=(file,)), tools=tools())
+async def test_a_variable_of_the_file_that_is_not_declared_is_denied(make: Make, tmp_path: Path) -> None:
+    provider = await make(file_of(tmp_path, f"{NAME}=1\nOTHER=2\n"))
+    with pytest.raises(UpstreamDeniedError):
+        await provider.fetch(Source("env", "OTHER"))
 
 
-def test_a_name_that_is_set_in_two_places_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CONTRACT_TWICE", "1")
-    file = file_of(tmp_path, "CONTRACT_TWICE=2\n")
+async def test_a_variable_that_is_set_later_is_not_taken(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = await make()
+    monkeypatch.setenv(NAME, "late")
+    with pytest.raises(SecretMissingError) as raised:
+        await provider.fetch(SOURCE)
+    assert raised.value.part is MissingPart.VALUE
+
+
+async def test_an_empty_variable_is_missing_unless_the_settings_take_it(make: Make) -> None:
+    with pytest.raises(SecretMissingError):
+        await value_of(await make(value=b""))
+    assert await value_of(await make(value=b"", allow_empty=True)) == b""
+
+
+async def test_bytes_that_are_no_text_are_kept(make: Make) -> None:
+    assert await value_of(await make(value=b"\xff\xfe\n")) == b"\xff\xfe\n"
+
+
+async def test_the_limit_counts_bytes_and_is_itself_allowed(make: Make) -> None:
+    assert await value_of(await make(value=b"12345", limit=5)) == b"12345"
+    with pytest.raises(SecretUnusableError, match="5 bytes"):
+        await value_of(await make(value=b"123456", limit=5))
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o604, 0o620, 0o602, 0o666])
+async def test_a_file_that_others_may_use_is_refused_with_its_mode_and_the_command(
+    make: Make, tmp_path: Path, mode: int
+) -> None:
+    file = file_of(tmp_path, f"{NAME}=1\n", mode)
+    with pytest.raises(SettingsInvalidError, match=f"{mode:04o}.*chmod 600 {file}") as raised:
+        await make(file)
+    assert str(file) in raised.value.detail
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+async def test_a_private_file_is_read(make: Make, tmp_path: Path, mode: int) -> None:
+    assert await value_of(await make(file_of(tmp_path, f"{NAME}=1\n", mode))) == b"1"
+
+
+async def test_a_missing_file_is_refused_at_the_start(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalidError, match="nothing"):
+        await make(tmp_path / "nothing")
+
+
+async def test_a_fifo_is_refused_and_does_not_hang(make: Make, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    with pytest.raises(SettingsInvalidError, match="regular"):
+        await make(tmp_path / "fifo")
+
+
+async def test_a_name_in_the_environment_and_in_a_file_is_refused_and_stays_where_it_was(
+    make: Make, tmp_path: Path
+) -> None:
+    file = file_of(tmp_path, f"{NAME}=from-file\n")
+    with pytest.raises(SettingsInvalidError, match=f"{NAME} is set in two places") as raised:
+        await make(file, value=b"from-environment")
+    assert "from-" not in raised.value.detail
+    assert os.environ[NAME] == "from-environment"
+
+
+async def test_a_name_in_two_files_is_refused(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    first, second = file_of(tmp_path, f"{NAME}=1\n"), file_of(tmp_path / "more", f"{NAME}=1\n")
     with pytest.raises(SettingsInvalidError, match="two places"):
-        EnvProvider(settings=EnvSettings(names=("CONTRACT_TWICE",), env_files=(file,)), tools=tools())
+        await make(first, second)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("A=b", b"b"),
-        ("export A=b", b"b"),
-        ("A=", b""),
-        ("A=b # comment", b"b"),
-        ("A=b#c", b"b#c"),
-        ("A='b # c' # d", b"b # c"),
-        ("A='$X `id` \\n'", b"$X `id` \\n"),
-        ('A="b\\n\\t\\"\\\\"', b'b\n\t"\\'),
-        ("A=${X}", b"${X}"),
-        ("A=$(id)", b"$(id)"),
-        ("A=b\r", b"b"),
-        ("# x\n\nA=b\n", b"b"),
-    ],
-)
-def test_the_dialect(text: str, expected: bytes) -> None:
-    assert read_dotenv(text.encode(), where="f") == {"A": expected}
+async def test_a_changed_file_is_read_again_also_when_its_size_and_time_are_as_before(
+    make: Make, tmp_path: Path
+) -> None:
+    file = file_of(tmp_path, f"{NAME}=first\n")
+    before = file.stat()
+    provider = await make(file)
+    assert await value_of(provider) == b"first"
+    file.write_text(f"{NAME}=other\n")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert await value_of(provider) == b"other"
 
 
-@pytest.mark.parametrize(
-    "text", ["A", "1A=b", "a=b", "A =b", "A=b\nA=c", "A='b", 'A="b\nB=c"', 'A="\\x"', "A='b' c", "A=b\0", "export"]
-)
-def test_what_the_dialect_does_not_know_is_refused_with_its_line_and_never_its_text(text: str) -> None:
-    with pytest.raises(SettingsInvalidError, match=r"f: line \d+") as raised:
-        read_dotenv(text.replace("b", "hunter2").encode(), where="f")
-    assert "hunter2" not in raised.value.detail
+async def test_a_file_that_did_not_change_for_a_while_is_not_read_again(make: Make, tmp_path: Path) -> None:
+    reads = []
+
+    def reader(file: Path) -> bytes:
+        reads.append(file)
+        return read_private(file)
+
+    class Later:
+        def now(self) -> float:
+            return file.stat().st_ctime + 60
+
+        def monotonic(self) -> float:
+            return 0.0
+
+    file = file_of(tmp_path, f"{NAME}=1\n")
+    hands = tools()
+    settings = EnvSettings(names=(NAME,), env_files=(file,))
+    later = type(hands)(clock=Later(), observer=hands.observer, max_value_bytes=100)
+    provider = await asyncio.to_thread(EnvProvider, settings=settings, tools=later, reader=reader)
+    for _ in range(3):
+        assert await value_of(provider) == b"1"
+    await provider.aclose()
+    assert reads == [file]
 
 
-def test_a_file_that_is_not_utf8_is_refused() -> None:
-    with pytest.raises(SettingsInvalidError, match="UTF-8"):
-        read_dotenv(b"A=\xff", where="f")
+@pytest.mark.parametrize("broken", ["what is this\n", f"{NAME}='half", ""])
+async def test_a_file_that_breaks_later_is_unavailable_for_agents_and_explained_to_the_operator(
+    make: Make, tmp_path: Path, broken: str
+) -> None:
+    file = file_of(tmp_path, f"{NAME}=1\n")
+    provider = await make(file)
+    await provider.ping()
+    if broken:
+        file.write_text(broken)
+    else:
+        file.chmod(0o644)
+    with pytest.raises(SourceUnavailableError) as told:
+        await provider.fetch(SOURCE)
+    assert str(file) not in told.value.detail
+    with pytest.raises(SourceUnavailableError, match=str(file)):
+        await provider.ping()
+    file.write_text(f"{NAME}=2\n")
+    file.chmod(0o600)
+    await provider.ping()
+    assert await value_of(provider) == b"2"
+
+
+async def test_files_are_read_in_one_thread_however_many_ask(make: Make, tmp_path: Path) -> None:
+    threads = set()
+
+    def reader(file: Path) -> bytes:
+        threads.add(threading.get_ident())
+        return read_private(file)
+
+    provider = await make(file_of(tmp_path, f"{NAME}=1\n"), reader=reader)
+    threads.clear()
+    await asyncio.gather(*(provider.fetch(SOURCE) for _ in range(20)))
+    assert len(threads) == 1
+    assert threads != {threading.get_ident()}
+
+
+async def test_nothing_is_read_after_the_end(make: Make, tmp_path: Path) -> None:
+    provider = await make(file_of(tmp_path, f"{NAME}=1\n"))
+    await provider.aclose()
+    with pytest.raises(SourceUnavailableError, match="stopping"):
+        await provider.fetch(SOURCE)

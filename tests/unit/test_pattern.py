@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from broker.errors import MalformedPatternError, ScopeRefusedError
@@ -111,6 +113,36 @@ def test_a_narrower_pattern_does_not_include_a_wider_one(narrow: str, wide: str)
 def test_a_malformed_pattern_is_refused(text: str) -> None:
     with pytest.raises(MalformedPatternError):
         parse_pattern(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "position"), [("vault:a/b*", 9), ("vault:a/**/***", 11), ("file:/a/x*y", 9), ("vault:a/b#/*/x*", 14)]
+)
+def test_a_misplaced_star_is_refused_at_its_place(text: str, position: int) -> None:
+    with pytest.raises(MalformedPatternError) as raised:
+        parse_pattern(text)
+    assert raised.value.position == position
+
+
+def test_inclusion_is_exact_for_all_small_patterns() -> None:
+    words = [word for length in range(6) for word in itertools.product("abz", repeat=length)]
+    shapes = [shape for length in range(4) for shape in itertools.product(("a", "b", "*", "**"), repeat=length)]
+    matched = {}
+    texts = {shape: "file:/" + "/".join(("x", *shape)) for shape in shapes}
+    for shape, text in texts.items():
+        pattern = parse_pattern(text)
+        matched[shape] = {word for word in words if pattern.covers_reference(parse("/" + "/".join(("x", *word))))}
+    for wide, narrow in itertools.product(shapes, repeat=2):
+        assert includes(texts[wide], texts[narrow]) == (matched[narrow] <= matched[wide]), (wide, narrow)
+
+
+@pytest.mark.parametrize("narrow", ["vault:**/a/a/*{stars}", "vault:a/**/a/*{stars}", "vault:**/a/**/a/*{stars}"])
+def test_inclusion_of_entangled_patterns_stays_polynomial(narrow: str) -> None:
+    # Each star doubles the subsets of places that a naive walk meets: 2 to the 60th of them.
+    stars = "/*" * 60
+    wide = parse_pattern("vault:**/a/*" + stars)
+    assert wide.covers_pattern(wide)
+    assert not wide.covers_pattern(parse_pattern(narrow.format(stars=stars) + "/b"))
 
 
 def test_a_pattern_has_one_spelling() -> None:

@@ -115,6 +115,14 @@ def test_a_query_value_has_one_encoding() -> None:
         ("$", 0),
         ("${A", 0),
         ("${A\n}", 3),
+        ("${A?decode=base64}", 3),
+        ("$A?decode=base64", 2),
+        ("$<A?decode=base64>", 3),
+        ("${A#b}", 3),
+        ("vault:a/b?x=%3D", 12),
+        (" vault:a/b", 0),
+        ("vault:a/b ", 8),
+        ("vault:a/b#c ", 10),
     ],
 )
 def test_what_could_be_read_in_two_ways_is_refused_at_its_place(text: str, expected: int) -> None:
@@ -133,8 +141,23 @@ def test_a_windows_path_is_told_what_the_three_kinds_look_like() -> None:
 
 
 def test_no_error_repeats_what_was_written() -> None:
-    for text in ("hunter2hunter2", "vault:hunter2hunter2", "${hunter2hunter2}", "vault:a/b?hunter2hunter2"):
+    for text in (
+        "hunter2hunter2",
+        "vault:hunter2hunter2",
+        "${hunter2hunter2}",
+        "vault:a/b?hunter2hunter2",
+        "vault:a/b?hunter2hunter2=1&hunter2hunter2=2",
+        "env:A?hunter2hunter2=1",
+    ):
         assert "hunter2" not in detail(text)
+
+
+def test_a_query_value_may_hold_an_equals_sign() -> None:
+    assert parse("vault:a/b?x=a=b").source.parameters == (("x", "a=b"),)
+
+
+def test_a_variable_of_the_environment_may_be_decoded() -> None:
+    assert parse("env:A?decode=base64").decode == "base64"
 
 
 def test_a_reference_has_1024_characters_at_most() -> None:

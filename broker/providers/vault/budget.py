@@ -1,12 +1,16 @@
-"""The requests that the store is asked at most: a token bucket with a reserve for logins and renewals."""
+"""How much the store is asked at most: a token bucket for all requests, and a pause where the store asks for one."""
 
 import asyncio
+import random
+from collections.abc import Hashable
 from typing import Final
 
 from broker.clock import Clock
+from broker.errors import SourceUnavailableError
 
 # The share of a full bucket that only logins, renewals and look-ups may use, so that readers can't shut the broker out.
 _RESERVE: Final = 0.1
+_MAX_PAUSE_SECONDS: Final = 60.0
 
 
 class Budget:
@@ -17,22 +21,85 @@ class Budget:
         self.per_second = per_second
         self.throttled = 0
         self._capacity = max(1.0, per_second)
+        # A bucket of one request has nothing to keep back.
+        self._reserve = max(1.0, self._capacity * _RESERVE) if self._capacity >= 2 else 0.0  # noqa: PLR2004  As said.
         self._clock = clock
         self._level = self._capacity
         self._at = clock.monotonic()
+        # Only the first in each line watches the bucket; the others wait behind it, in order.
+        self._readers = asyncio.Lock()
+        self._reserved = asyncio.Lock()
 
     async def take(self, *, reserved: bool) -> None:
         """Return when one request may be sent; `reserved` ones may empty the bucket, others leave the reserve."""
-        floor = 0.0 if reserved or self._capacity * _RESERVE < 1 else self._capacity * _RESERVE
-        waited = False
-        while True:
-            now = self._clock.monotonic()
-            self._level = min(self._capacity, self._level + (now - self._at) * self.per_second)
-            self._at = now
-            if self._level - floor >= 1:
-                self._level -= 1
-                return
-            if not waited:
-                waited = True
-                self.throttled += 1
-            await asyncio.sleep((1 - (self._level - floor)) / self.per_second)
+        floor = 0.0 if reserved else self._reserve
+        line = self._reserved if reserved else self._readers
+        waits = line.locked()
+        async with line:
+            while (lacking := self._lacking(floor)) > 0:
+                waits = True
+                await asyncio.sleep(lacking / self.per_second)
+            self._level -= 1
+        if waits:
+            self.throttled += 1
+
+    def _lacking(self, floor: float) -> float:
+        now = self._clock.monotonic()
+        self._level = min(self._capacity, self._level + (now - self._at) * self.per_second)
+        self._at = now
+        return 1 - (self._level - floor)
+
+
+class Backoff:
+    """Ask for growing pauses with full jitter: each a random part of a bound that doubles up to a limit."""
+
+    def __init__(self, *, first_seconds: float, limit_seconds: float) -> None:
+        """Start without a failure."""
+        self._first = first_seconds
+        self._limit = limit_seconds
+        self._failures = 0
+
+    def failed(self) -> float:
+        """Count a failure, and return the seconds to wait after it."""
+        bound = min(self._limit, self._first * 2.0 ** min(self._failures, 30))
+        self._failures += 1
+        return random.uniform(0, bound)  # noqa: S311  A pause is no secret.
+
+    def passed(self) -> None:
+        """Begin anew."""
+        self._failures = 0
+
+
+class RateGates:
+    """Remember where the store answered 429, and ask nothing there until the pause that it asked for is over."""
+
+    def __init__(self, *, clock: Clock) -> None:
+        """Start with every gate open."""
+        self._clock = clock
+        self._until: dict[Hashable, float] = {}
+        self._backoffs: dict[Hashable, Backoff] = {}
+
+    def check(self, key: Hashable) -> None:
+        """Return when something may be asked there.
+
+        Raises:
+            SourceUnavailableError: The pause is not over.
+
+        """
+        left = self._until.get(key, 0.0) - self._clock.monotonic()
+        if left > 0:
+            message = "the store limits the rate of requests; the broker waits as long as it was told to"
+            raise SourceUnavailableError(message, retry_after=left)
+
+    def shut(self, key: Hashable, *, retry_after: float | None) -> float:
+        """Begin a pause of `retry_after` seconds, or of a growing time when the store names none; return it."""
+        backoff = self._backoffs.setdefault(key, Backoff(first_seconds=1.0, limit_seconds=_MAX_PAUSE_SECONDS))
+        grown = backoff.failed()
+        pause = min(retry_after, _MAX_PAUSE_SECONDS) if retry_after is not None else grown
+        self._until[key] = self._clock.monotonic() + pause
+        return pause
+
+    def open(self, key: Hashable) -> None:
+        """Forget the pauses there: the store has answered."""
+        if self._backoffs.pop(key, None) is not None:
+            del self._until[key]

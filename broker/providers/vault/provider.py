@@ -1,6 +1,5 @@
 """Secrets out of HashiCorp Vault or OpenBao: KV version 1 and 2, told apart by the broker."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -12,39 +11,50 @@ from broker.errors import (
     SecretMissingError,
     SecretUnusableError,
     SourceUnavailableError,
+    UpstreamDeniedError,
 )
 from broker.providers.base import ProviderTools
-from broker.providers.vault.adapter import StoreAnswerError, StoreTransport
+from broker.providers.vault.adapter import make_client
+from broker.providers.vault.answers import (
+    NOT_FOUND,
+    TOO_MANY,
+    StoreAnswerError,
+    WrongEngineError,
+    bad_answer,
+    read_error,
+    unavailable,
+)
+from broker.providers.vault.budget import RateGates
 from broker.providers.vault.login import StoreLogin
+from broker.providers.vault.mounts import Mount, MountTable
 from broker.providers.vault.settings import VaultSettings
+from broker.providers.vault.transport import StoreTransport
 from broker.reference import Source
 from broker.secret import Reading, SecretDocument
 
-# A mount may be replaced by another of the same name; a 404 is believed only when the mount was looked at lately.
+__all__ = ["VaultProvider", "VaultSettings"]
+
+# A mount may be replaced by another of the same name: a refusal is believed only when the mount was looked at lately.
 _MOUNT_SECONDS: Final = 5.0
-_MOUNTS: Final = "/v1/sys/internal/ui/mounts/"
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """A secrets engine, as the store describes it. `path` has no slash at its end."""
-
-    path: str
-    kind: str
-    version: int
-    looked_at: float
+# Written by habit; the broker adds what the engine wants.
+_API_PREFIXES: Final = ("data/", "metadata/")
+_MAX_DEPTH: Final = 100
+# A standby serves reads: 429 in OpenBao, 473 in Vault. Whether it really does is for the token's look-up to prove.
+_STANDBY: Final = frozenset({429, 473})
 
 
 class VaultProvider:
     """Read secrets of one store."""
 
     def __init__(self, *, settings: VaultSettings, tools: ProviderTools) -> None:
-        """Prepare; nothing is sent before the first read."""
+        """Prepare; nothing is read and nothing is sent before the first use."""
+        self._settings = settings
         self._clock = tools.clock
         self._limit = tools.max_value_bytes
         self._transport = StoreTransport(settings=settings, clock=tools.clock, observer=tools.observer)
         self._login = StoreLogin(settings=settings, transport=self._transport, clock=tools.clock)
-        self._mounts: dict[str, Mount] = {}
+        self._mounts = MountTable(ask=self._look, clock=tools.clock)
+        self._gates = RateGates(clock=tools.clock)
 
     def check(self, source: Source) -> None:
         """Refuse engine parameters, which only engines that mint would take.
@@ -54,7 +64,9 @@ class VaultProvider:
 
         """
         if source.parameters:
-            message = "only KV secrets can be read, and they take no parameter but version and decode"
+            message = (
+                "engines other than KV are not supported by this version; only version and decode may follow the ?"
+            )
             raise SecretUnusableError(message)
 
     async def fetch(self, source: Source) -> Reading:
@@ -68,77 +80,133 @@ class VaultProvider:
 
         """
         self.check(source)
-        mount = await self._mount_of(source.path)
+        began = self._clock.monotonic()
+        mount = await self._mount_of(source)
         try:
             return await self._read(mount, source)
-        except SecretMissingError:
+        except WrongEngineError as error:
+            if mount.looked_at >= began:
+                raise
+            refusal: FetchError = error
+        except (SecretMissingError, UpstreamDeniedError, SecretUnusableError) as error:
             if self._clock.monotonic() - mount.looked_at < _MOUNT_SECONDS:
                 raise
-        # The mount may have become another one since it was looked at.
-        self._mounts.pop(mount.path, None)
-        return await self._read(await self._mount_of(source.path), source)
+            refusal = error
+        current = await self._look_again(mount, source, refusal)
+        if current.is_same(mount):
+            raise refusal
+        return await self._read(current, source)
 
     async def ping(self) -> None:
-        """Return when the store takes the broker's token.
+        """Return when the store could serve a read: it is up and unsealed, and takes the broker's token.
 
         Raises:
-            SourceUnavailableError: It is away, sealed, or refuses the login.
+            SourceUnavailableError: It could not.
 
         """
+        client = make_client(settings=self._settings, transport=self._transport, token=None)
+        # Health is a matter of the server: in a namespace it answers 400.
+        client.adapter.namespace = None
+        standby = False
+        try:
+            await client.adapter.get("/v1/sys/health")
+        except StoreAnswerError as error:
+            standby = error.status in _STANDBY
+            if not standby:
+                raise unavailable(error) from None
         try:
             await self._login.prove()
         except StoreAnswerError as error:
-            raise _unavailable(error) from None
+            raise unavailable(error) from None
+        except SourceUnavailableError as error:
+            if standby:
+                message = f"the store is a standby without a working leader: {error.detail}"
+                raise SourceUnavailableError(message, retry_after=error.retry_after) from None
+            raise
 
     async def aclose(self) -> None:
         """End the renewal and close the session; a second call does nothing."""
         await self._login.aclose()
+        await self._mounts.aclose()
         await self._transport.aclose()
 
-    async def _mount_of(self, path: str) -> Mount:
-        known = [mount for mount in self._mounts.values() if path.startswith(f"{mount.path}/")]
-        if known:
-            return max(known, key=lambda mount: len(mount.path))
-        document = await self._ask(_MOUNTS + format_url("{}", path), None)
-        data = document.get("data") or {}
+    async def _look(self, path: str) -> dict[str, Any]:
         try:
-            options = data.get("options") or {}
-            mount = Mount(
-                path=str(data["path"]).strip("/"),
-                kind=str(data["type"]),
-                version=int(options.get("version") or 1),
-                looked_at=self._clock.monotonic(),
-            )
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise _bad_answer() from None
-        if not path.startswith(f"{mount.path}/"):
-            message = "the reference names a mount and no path below it"
-            raise SecretMissingError(message, part=MissingPart.PATH)
-        self._mounts[mount.path] = mount
-        return mount
+            return await self._get(path)
+        except StoreAnswerError as error:
+            raise unavailable(error) from None
+
+    async def _mount_of(self, source: Source) -> Mount:
+        try:
+            return await self._mounts.of(source.path)
+        except UpstreamDeniedError:
+            # The store does not tell a mount that is not there from one without a right. Its path may, to a token
+            # whose policy covers it.
+            if await self._nothing_is_mounted(source.path):
+                raise WrongEngineError from None
+            message = "the store denies the broker this path, or nothing is mounted there"
+            raise UpstreamDeniedError(message) from None
+
+    async def _nothing_is_mounted(self, path: str) -> bool:
+        try:
+            await self._get(format_url("/v1/{}", path))
+        except StoreAnswerError as error:
+            return error.status == NOT_FOUND and error.says("no handler for route")
+        except UpstreamDeniedError:
+            return False
+        return False
+
+    async def _look_again(self, mount: Mount, source: Source, refusal: FetchError) -> Mount:
+        try:
+            return await self._mounts.again(mount, source.path)
+        except UpstreamDeniedError:
+            if isinstance(refusal, WrongEngineError):
+                message = "the secrets engine that was mounted there is gone"
+                raise SourceUnavailableError(message) from None
+            raise refusal from None
 
     async def _read(self, mount: Mount, source: Source) -> Reading:
-        if mount.kind not in {"kv", "generic"}:
-            message = f"the mount holds a {mount.kind} engine; only KV secrets can be read"
+        if not mount.is_kv:
+            message = f"the mount holds a {mount.kind} engine; engines other than KV are not supported by this version"
             raise SecretUnusableError(message)
-        below = source.path[len(mount.path) + 1 :]
         if mount.version == 1:
             if source.version is not None:
                 message = "the mount is KV version 1, which keeps no versions; leave out ?version"
                 raise SecretUnusableError(message)
-            document = await self._ask(format_url("/v1/{}/{}", mount.path, below), None)
+            document = await self._ask(mount, format_url("/v1/{}/{}", mount.path, mount.below(source.path)), None)
             return self._reading(document, document.get("data"), None)
-        params = {"version": str(source.version)} if source.version is not None else None
-        document = await self._ask(format_url("/v1/{}/data/{}", mount.path, below), params)
+        document = await self._read_version(mount, mount.below(source.path), source.version)
         envelope = document.get("data")
         if not isinstance(envelope, dict) or not isinstance(envelope.get("metadata"), dict):
-            raise _bad_answer()
-        return self._reading(document, envelope.get("data") or {}, envelope["metadata"])
+            raise bad_answer()
+        # A secret written as null is an empty one.
+        fields = {} if envelope.get("data") is None else envelope["data"]
+        return self._reading(document, fields, envelope["metadata"])
+
+    async def _read_version(self, mount: Mount, below: str, version: int | None) -> dict[str, Any]:
+        path = format_url("/v1/{}/data/{}", mount.path, below)
+        try:
+            return await self._ask(mount, path, version)
+        except (SecretMissingError, UpstreamDeniedError) as error:
+            if below.startswith(_API_PREFIXES) and not isinstance(error, WrongEngineError):
+                prefix = below.partition("/")[0]
+                message = f"the mount is KV version 2, where the broker adds {prefix}/ by itself; leave out {prefix}/"
+                raise SecretMissingError(message, part=MissingPart.PATH) from None
+            if getattr(error, "part", None) is not MissingPart.VERSION:
+                raise
+            refusal = error
+        # The store says the same of an absent version and of an absent secret; only the current version tells.
+        try:
+            await self._ask(mount, path, None)
+        except SecretMissingError as error:
+            if error.part is MissingPart.PATH:
+                raise
+        raise refusal
 
     def _reading(self, document: dict[str, Any], fields: object, metadata: dict[str, Any] | None) -> Reading:
         if not isinstance(fields, dict):
-            raise _bad_answer()
-        size = sum(len(str(key)) + len(str(value)) for key, value in fields.items())
+            raise bad_answer()
+        size = _size(fields)
         if size > self._limit:
             message = f"the secret is larger than {self._limit} bytes"
             raise SecretUnusableError(message)
@@ -147,66 +215,64 @@ class VaultProvider:
             document=SecretDocument.of_fields(fields, size=size),
             version=str(metadata["version"]) if metadata and "version" in metadata else None,
             not_after=_deletion_time(metadata),
-            upstream_request=request if isinstance(request, str) else None,
+            upstream_request=request if isinstance(request, str) and request else None,
         )
 
-    async def _ask(self, path: str, params: dict[str, str] | None) -> dict[str, Any]:
+    async def _ask(self, mount: Mount, path: str, version: int | None) -> dict[str, Any]:
+        self._gates.check(mount.path)
         try:
-            document = await self._login.call(lambda client: client.adapter.get(path, params=params))
+            document = await self._get(path, {"version": str(version)} if version is not None else None)
         except StoreAnswerError as error:
-            raise _refusal(error, versioned=params is not None, mounts=path.startswith(_MOUNTS)) from None
+            if error.status == TOO_MANY:
+                error.retry_after = self._gates.shut(mount.path, retry_after=error.retry_after)
+            raise read_error(error, versioned=version is not None) from None
+        self._gates.open(mount.path)
+        return document
+
+    async def _get(self, path: str, params: dict[str, str] | None = None) -> dict[str, Any]:
+        document = await self._login.call(lambda client: client.adapter.get(path, params=params))
         if not isinstance(document, dict):
-            raise _bad_answer()
+            raise bad_answer()
         return document
 
 
-def _refusal(error: StoreAnswerError, *, versioned: bool, mounts: bool) -> FetchError:
-    """Return what an error status means; a 404 has several meanings, which only its body tells."""
-    if error.status != 404:  # noqa: PLR2004  Not Found.
-        return _unavailable(error)
-    if any("namespace not found" in text for text in error.errors):
-        return SourceUnavailableError("the store knows no such namespace; look at providers.vault.namespace")
-    part, detail = _missing_part(error, versioned=versioned, mounts=mounts)
-    return SecretMissingError(detail, part=part)
+def _size(fields: dict[str, Any]) -> int:
+    """Return the bytes of all texts below `fields`, eight for anything else.
 
+    Raises:
+        SecretUnusableError: It is nested deeper than any secret has to be, and than JSON can be written safely.
 
-def _missing_part(error: StoreAnswerError, *, versioned: bool, mounts: bool) -> tuple[MissingPart, str]:
-    envelope = error.document.get("data") if isinstance(error.document, dict) else None
-    metadata = envelope.get("metadata") if isinstance(envelope, dict) else None
-    if isinstance(metadata, dict):
-        if metadata.get("destroyed"):
-            return MissingPart.DESTROYED, "this version was destroyed"
-        return MissingPart.DELETED, "this version was deleted; it can be undeleted in the store"
-    if mounts or any("no handler for route" in text for text in error.errors):
-        return MissingPart.MOUNT, "nothing is mounted there"
-    if versioned:
-        return MissingPart.VERSION, "there is no such version of this secret"
-    return MissingPart.PATH, "there is no secret at this path; a KV path is written without data/"
-
-
-def _unavailable(error: StoreAnswerError) -> SourceUnavailableError:
-    match error.status:
-        case 429:
-            return SourceUnavailableError("the store limits the rate of requests", retry_after=error.retry_after or 1.0)
-        case 503:
-            return SourceUnavailableError("the store is sealed or in maintenance", retry_after=error.retry_after or 5.0)
-        case _:
-            return SourceUnavailableError(f"the store answered {error.status}", retry_after=error.retry_after)
-
-
-def _bad_answer() -> SourceUnavailableError:
-    return SourceUnavailableError(
-        "the store's answer is not what Vault or OpenBao says; is something else listening there?"
-    )
+    """
+    size = 0
+    level: list[Any] = [fields]
+    for _ in range(_MAX_DEPTH):
+        if not level:
+            return size
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, str):
+                # The encoded copy of an ASCII text is spared.
+                size += len(node) if node.isascii() else len(node.encode("utf-8", "surrogatepass"))
+            elif isinstance(node, dict):
+                below += (*node.keys(), *node.values())
+            elif isinstance(node, list):
+                below += node
+            else:
+                size += 8
+        level = below
+    message = f"the secret is nested deeper than {_MAX_DEPTH} levels"
+    raise SecretUnusableError(message)
 
 
 def _deletion_time(metadata: dict[str, Any] | None) -> float | None:
     """Return when this version will be deleted by the store, wall seconds; None when it will not."""
     text = metadata.get("deletion_time") if metadata else None
-    if not isinstance(text, str) or not text:
+    if not text:
         return None
     try:
-        # Nanoseconds are more than Python reads; a second is enough here.
-        return datetime.fromisoformat(text.split(".")[0].removesuffix("Z") + "+00:00").timestamp()
+        moment = datetime.fromisoformat(str(text))
     except ValueError:
-        return None
+        raise bad_answer() from None
+    if moment.tzinfo is None:
+        raise bad_answer()
+    return moment.timestamp()

@@ -1,0 +1,109 @@
+"""What the store's error answers mean. Status and structure decide; a text is matched only where nothing else tells."""
+
+from typing import Any, Final
+
+from broker.errors import FetchError, MissingPart, SecretMissingError, SourceUnavailableError
+
+BAD_REQUEST: Final = 400
+FORBIDDEN: Final = 403
+NOT_FOUND: Final = 404
+METHOD_NOT_ALLOWED: Final = 405
+TOO_MANY: Final = 429
+SERVER_FAULT: Final = 500
+
+# The body of a denial by policy; that of a dead token is another one. No contract, so it never decides alone.
+_POLICY_DENIAL: Final = ("1 error occurred:\n\t* permission denied\n\n",)
+
+
+# Status, a part of the text ("" for any), and what it means; the first that fits counts.
+_STATES: Final = (
+    (404, "namespace not found", "the store knows no such namespace; look at providers.vault.namespace"),
+    (429, "", "the store limits the rate of requests"),
+    (500, "active cluster node not found", "the store has no leader"),
+    (501, "", "the store is not initialised"),
+    (503, "locked by an administrator", "an administrator of the store has locked its namespace"),
+    # The store's health document, which is no error, has this status too when it is sealed.
+    (503, "", "the store is sealed"),
+)
+
+
+class StoreAnswerError(Exception):
+    """The store answered with an error status; `document` is its JSON, or None when it sent none."""
+
+    def __init__(self, status: int, document: Any, retry_after: float | None) -> None:  # noqa: ANN401  JSON can be anything.
+        """Keep the answer; the text of this exception names the status alone."""
+        super().__init__(f"the store answered {status}")
+        self.status = status
+        self.document = document
+        self.retry_after = retry_after
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """Return the store's `errors`, empty when it sent none."""
+        found = self.document.get("errors") if isinstance(self.document, dict) else None
+        return tuple(str(text) for text in found) if isinstance(found, list) else ()
+
+    @property
+    def says_policy(self) -> bool:
+        """Tell whether this 403 reads like a denial by policy, which only a live token gets."""
+        denial = self.errors == _POLICY_DENIAL or self.says("preflight capability check")
+        return self.status == FORBIDDEN and denial
+
+    def says(self, text: str) -> bool:
+        """Tell whether one of the store's errors holds `text`; every answer holds the empty text."""
+        return not text or any(text in error for error in self.errors)
+
+
+class WrongEngineError(SecretMissingError):
+    """The answer is not of the engine that was asked: the mount is gone, or became another one."""
+
+    def __init__(self) -> None:
+        """Say what the store says when it is true."""
+        super().__init__("nothing is mounted there", part=MissingPart.MOUNT)
+
+
+def read_error(error: StoreAnswerError, *, versioned: bool) -> FetchError:
+    """Return what the error answer to the read of a secret means; `versioned` when a version was asked for."""
+    if error.status == METHOD_NOT_ALLOWED:
+        return WrongEngineError()
+    if error.status != NOT_FOUND or error.says("namespace not found"):
+        return unavailable(error)
+    return _not_found(error, error.document if isinstance(error.document, dict) else {}, versioned=versioned)
+
+
+def _not_found(error: StoreAnswerError, document: dict[str, Any], *, versioned: bool) -> FetchError:
+    if error.says("no handler for route") or document.get("warnings"):
+        return WrongEngineError()
+    envelope = document.get("data")
+    metadata = envelope.get("metadata") if isinstance(envelope, dict) else None
+    if isinstance(metadata, dict):
+        if metadata.get("destroyed"):
+            return SecretMissingError("this version was destroyed", part=MissingPart.DESTROYED)
+        message = "this version was deleted; it can be undeleted in the store"
+        return SecretMissingError(message, part=MissingPart.DELETED)
+    if "errors" not in document:
+        # A 404 of something else: a proxy in front, a web server.
+        return bad_answer()
+    if versioned:
+        return SecretMissingError("there is no such version of this secret", part=MissingPart.VERSION)
+    return SecretMissingError("there is no secret at this path", part=MissingPart.PATH)
+
+
+def unavailable(error: StoreAnswerError) -> SourceUnavailableError:
+    """Return the error for an answer that says nothing about the secret."""
+    return SourceUnavailableError(_state(error), retry_after=error.retry_after)
+
+
+def bad_answer() -> SourceUnavailableError:
+    """Return the error for a 200 that is not the store's."""
+    message = "the answer is not what Vault or OpenBao says; is something else listening at providers.vault.address?"
+    return SourceUnavailableError(message)
+
+
+def _state(error: StoreAnswerError) -> str:
+    for status, text, state in _STATES:
+        if error.status == status and error.says(text):
+            return state
+    if error.status >= SERVER_FAULT:
+        return f"the store, or something before it, has a fault (it answered {error.status})"
+    return f"the store answered {error.status}, which was not expected"

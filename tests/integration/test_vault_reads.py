@@ -1,0 +1,281 @@
+"""What the provider reads from a real OpenBao, and what it says of everything that is not there."""
+
+import asyncio
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from broker.errors import (
+    MissingPart,
+    SecretMissingError,
+    SecretUnusableError,
+    SourceUnavailableError,
+    UpstreamDeniedError,
+)
+from broker.providers.vault.provider import VaultProvider
+from broker.reference import parse
+from broker.secret import Reading
+from tests.openbao import OpenBao
+from tests.vaults import Seen, closing, token_provider, until
+
+__all__ = ["closing"]
+
+CANARY = "canary-4711-geheim"
+
+
+async def read(provider: VaultProvider, text: str) -> Reading:
+    return await provider.fetch(parse(text).source)
+
+
+async def field(provider: VaultProvider, text: str) -> bytes:
+    reference = parse(text)
+    return (await provider.fetch(reference.source)).document.select(reference.pointer).reveal()
+
+
+@pytest.fixture
+def seen() -> Seen:
+    return Seen()
+
+
+@pytest.fixture
+def provider(openbao: OpenBao, tmp_path: Path, seen: Seen) -> VaultProvider:
+    return token_provider(openbao, tmp_path, openbao.root_token, seen=seen)
+
+
+@pytest.fixture
+def mount(openbao: OpenBao, request: pytest.FixtureRequest) -> str:
+    """Return a KV version 2 mount of this test's own, with slashes in its name."""
+    name = f"team/{abs(hash(request.node.name)):x}/kv"
+    openbao.mount(name, "kv", {"version": "2"})
+    return name
+
+
+async def test_a_field_of_kv_version_2_with_its_facts(provider: VaultProvider, openbao: OpenBao, mount: str) -> None:
+    openbao.put_secret("app/db", mount=mount, password=CANARY)
+    reading = await read(provider, f"vault:{mount}/app/db#password")
+    assert reading.document.select(("password",)).reveal() == CANARY.encode()
+    assert reading.version == "1"
+    assert reading.not_after is None
+    assert reading.upstream_request
+
+
+async def test_a_field_of_kv_version_1(provider: VaultProvider, openbao: OpenBao) -> None:
+    openbao.mount("old/kv", "kv", {"version": "1"})
+    openbao.write("old/kv/app/db", {"password": CANARY, "serial": 12345678901234567890})
+    assert await field(provider, "vault:old/kv/app/db#password") == CANARY.encode()
+    assert await field(provider, "vault:old/kv/app/db#serial") == b"12345678901234567890"
+    assert (await read(provider, "vault:old/kv/app/db")).version is None
+
+
+async def test_mounts_that_share_their_first_segments_are_told_apart(provider: VaultProvider, openbao: OpenBao) -> None:
+    openbao.mount("share/b", "kv", {"version": "1"})
+    openbao.mount("share/x/y", "kv", {"version": "2"})
+    openbao.write("share/b/k", {"v": "one"})
+    openbao.put_secret("k", mount="share/x/y", v="two")
+    both = await asyncio.gather(field(provider, "vault:share/b/k#v"), field(provider, "vault:share/x/y/k#v"))
+    assert both == [b"one", b"two"]
+
+
+async def test_odd_names_reach_the_store_as_they_are_written(
+    provider: VaultProvider, openbao: OpenBao, mount: str
+) -> None:
+    for name, encoded in (("with space", "with%20space"), ("plus+sign", "plus%2Bsign"), ("süß", "s%C3%BC%C3%9F")):
+        openbao.put_secret(encoded, mount=mount, v=name)
+        assert await field(provider, f"vault:{mount}/{name}#v") == name.encode()
+
+
+async def test_a_version_is_read_when_it_is_named(provider: VaultProvider, openbao: OpenBao, mount: str) -> None:
+    openbao.put_secret("app", mount=mount, v="first")
+    openbao.put_secret("app", mount=mount, v="second")
+    assert await field(provider, f"vault:{mount}/app?version=1#v") == b"first"
+    assert await field(provider, f"vault:{mount}/app#v") == b"second"
+    assert (await read(provider, f"vault:{mount}/app?version=1")).version == "1"
+
+
+async def test_a_version_of_kv_version_1_is_refused(provider: VaultProvider, openbao: OpenBao) -> None:
+    openbao.mount("plain1", "kv", {"version": "1"})
+    openbao.write("plain1/k", {"v": "x"})
+    with pytest.raises(SecretUnusableError, match="keeps no versions"):
+        await read(provider, "vault:plain1/k?version=1")
+
+
+async def missing(provider: VaultProvider, text: str) -> SecretMissingError:
+    with pytest.raises(SecretMissingError) as caught:
+        await read(provider, text)
+    return caught.value
+
+
+async def test_what_is_missing_is_named(provider: VaultProvider, openbao: OpenBao, mount: str) -> None:
+    for value in "abc":
+        openbao.put_secret("app", mount=mount, v=value)
+    openbao.write(f"{mount}/destroy/app", {"versions": [1]})
+    openbao.write(f"{mount}/delete/app", {"versions": [2]})
+    assert (await missing(provider, f"vault:{mount}/app?version=1")).part is MissingPart.DESTROYED
+    assert (await missing(provider, f"vault:{mount}/app?version=2")).part is MissingPart.DELETED
+    assert (await missing(provider, f"vault:{mount}/app?version=9")).part is MissingPart.VERSION
+    assert (await missing(provider, f"vault:{mount}/nothing")).part is MissingPart.PATH
+    assert (await missing(provider, f"vault:{mount}/nothing?version=9")).part is MissingPart.PATH
+    assert (await missing(provider, "vault:nowhere/at/all")).part is MissingPart.MOUNT
+    openbao.delete(f"{mount}/data/app")
+    assert (await missing(provider, f"vault:{mount}/app")).part is MissingPart.DELETED
+    openbao.write(f"{mount}/undelete/app", {"versions": [3]})
+    assert await field(provider, f"vault:{mount}/app#v") == b"c"
+
+
+async def test_data_written_by_habit_is_explained(
+    provider: VaultProvider, openbao: OpenBao, mount: str, tmp_path: Path
+) -> None:
+    openbao.put_secret("app", mount=mount, v="x")
+    error = await missing(provider, f"vault:{mount}/data/app#v")
+    assert "leave out data/" in error.detail
+    # A token that may read the secret alone is denied there, and gets the same hint.
+    openbao.policy("narrow", f'path "{mount}/data/app" {{ capabilities = ["read"] }}')
+    narrow = token_provider(openbao, tmp_path, openbao.token("narrow"))
+    assert "leave out data/" in (await missing(narrow, f"vault:{mount}/data/app#v")).detail
+
+
+async def test_a_secret_whose_name_begins_with_data_is_read(
+    provider: VaultProvider, openbao: OpenBao, mount: str
+) -> None:
+    openbao.put_secret("data/app", mount=mount, v="really")
+    assert await field(provider, f"vault:{mount}/data/app#v") == b"really"
+
+
+async def test_an_empty_secret_is_no_deleted_one(provider: VaultProvider, openbao: OpenBao, mount: str) -> None:
+    openbao.write(f"{mount}/data/empty", {"data": {}})
+    openbao.write(f"{mount}/data/null", {"data": None})
+    assert await field(provider, f"vault:{mount}/empty") == b"{}"
+    assert await field(provider, f"vault:{mount}/null") == b"{}"
+
+
+async def test_a_version_that_the_store_will_delete_says_when(
+    provider: VaultProvider, openbao: OpenBao, mount: str
+) -> None:
+    openbao.write(f"{mount}/metadata/brief", {"delete_version_after": "1h"})
+    openbao.put_secret("brief", mount=mount, v="x")
+    not_after = (await read(provider, f"vault:{mount}/brief")).not_after
+    assert not_after == pytest.approx(time.time() + 3600, abs=30)
+
+
+async def test_other_engines_and_engine_parameters_are_refused(
+    provider: VaultProvider, openbao: OpenBao, seen: Seen
+) -> None:
+    openbao.mount("crypto", "transit")
+    with pytest.raises(SecretUnusableError, match="not supported by this version"):
+        await read(provider, "vault:crypto/encrypt/k")
+    asked = len(seen.requests)
+    with pytest.raises(SecretUnusableError, match="not supported by this version"):
+        await read(provider, "vault:pki/issue/agent?common_name=a.example")
+    assert len(seen.requests) == asked
+
+
+async def test_a_path_that_policy_does_not_cover_is_denied(openbao: OpenBao, mount: str, tmp_path: Path) -> None:
+    openbao.put_secret("mine", mount=mount, v="x")
+    openbao.put_secret("theirs", mount=mount, v="y")
+    openbao.policy("mine", f'path "{mount}/data/mine" {{ capabilities = ["read"] }}')
+    seen = Seen()
+    provider = token_provider(openbao, tmp_path, openbao.token("mine"), seen=seen)
+    assert await field(provider, f"vault:{mount}/mine#v") == b"x"
+    for _ in range(3):
+        with pytest.raises(UpstreamDeniedError):
+            await read(provider, f"vault:{mount}/theirs")
+    with pytest.raises(UpstreamDeniedError, match="or nothing is mounted there"):
+        await read(provider, "vault:unknown/mount/k")
+    assert seen.count("lookup") <= 2, "a denial costs no look-up each time"
+
+
+async def test_a_mount_that_became_another_version_is_read_anew(
+    provider: VaultProvider, openbao: OpenBao, seen: Seen
+) -> None:
+    openbao.mount("upgraded", "kv", {"version": "1"})
+    openbao.write("upgraded/k", {"v": "old"})
+    assert await field(provider, "vault:upgraded/k#v") == b"old"
+    openbao.write("sys/mounts/upgraded/tune", {"options": {"version": "2"}})
+    await until(lambda: openbao.request("GET", "upgraded/data/k").status == 200)
+    assert await field(provider, "vault:upgraded/k#v") == b"old"
+    assert seen.count("mounts") == 2
+
+
+async def test_a_mount_that_came_back_as_version_1_is_found_when_its_entry_is_old(
+    openbao: OpenBao, tmp_path: Path, seen: Seen
+) -> None:
+    openbao.mount("again", "kv", {"version": "2"})
+    openbao.put_secret("k", mount="again", v="two")
+    provider = token_provider(openbao, tmp_path, openbao.root_token, seen=seen)
+    assert await field(provider, "vault:again/k#v") == b"two"
+    openbao.unmount("again")
+    openbao.mount("again", "kv", {"version": "1"})
+    openbao.write("again/k", {"v": "one"})
+    with pytest.raises(SecretMissingError):
+        await read(provider, "vault:again/k")
+    seen.advance(6.0)
+    assert await field(provider, "vault:again/k#v") == b"one"
+
+
+async def test_a_mount_that_is_gone_makes_its_secrets_unavailable_and_not_missing(
+    provider: VaultProvider, openbao: OpenBao
+) -> None:
+    openbao.mount("going", "kv", {"version": "2"})
+    openbao.put_secret("k", mount="going", v="x")
+    assert await field(provider, "vault:going/k#v") == b"x"
+    openbao.unmount("going")
+    for _ in range(2):
+        with pytest.raises(SourceUnavailableError, match="engine that was mounted there is gone"):
+            await read(provider, "vault:going/k")
+
+
+async def test_a_namespace_is_sent_with_every_request(openbao: OpenBao, tmp_path: Path) -> None:
+    assert openbao.request("POST", "sys/namespaces/team1", {}).status == 200
+
+    def done(path: str, body: dict[str, object]) -> bool:
+        return openbao.request("POST", path, body, namespace="team1").status in {200, 204}
+
+    for path, body in (
+        ("sys/mounts/kv", {"type": "kv", "options": {"version": "2"}}),
+        ("kv/data/a", {"data": {"v": "within"}}),
+    ):
+        await until(partial(done, path, body))
+    provider = token_provider(openbao, tmp_path, openbao.root_token, namespace="team1")
+    assert await field(provider, "vault:kv/a#v") == b"within"
+    await provider.ping()
+
+
+async def test_a_wrong_namespace_is_a_matter_of_configuration(openbao: OpenBao, tmp_path: Path) -> None:
+    provider = token_provider(openbao, tmp_path, openbao.root_token, namespace="nobody")
+    with pytest.raises(SourceUnavailableError, match=r"providers\.vault\.namespace"):
+        await read(provider, "vault:secret/a")
+
+
+async def test_a_secret_above_the_limit_is_unusable(openbao: OpenBao, mount: str, tmp_path: Path) -> None:
+    openbao.put_secret("large", mount=mount, v="x" * 2000)
+    provider = token_provider(openbao, tmp_path, openbao.root_token, max_answer_bytes=1024)
+    with pytest.raises(SecretUnusableError, match="larger"):
+        await read(provider, f"vault:{mount}/large")
+
+
+async def test_a_quota_of_the_store_is_obeyed(own_openbao: OpenBao, tmp_path: Path) -> None:
+    store = own_openbao
+    store.put_secret("k", v="x")
+    store.write("sys/quotas/config", {"enable_rate_limit_response_headers": True})
+    store.write("sys/quotas/rate-limit/t", {"path": "secret", "rate": 1, "interval": "30s", "block_interval": "30s"})
+    seen = Seen()
+    provider = token_provider(store, tmp_path, store.root_token, seen=seen)
+    assert await field(provider, "vault:secret/k#v") == b"x"
+    for _ in range(3):
+        with pytest.raises(SourceUnavailableError, match="limits the rate") as caught:
+            await read(provider, "vault:secret/k")
+        assert caught.value.retry_after is not None
+        assert 0 < caught.value.retry_after <= 60
+    assert seen.count("read") == 2, "nothing is asked before the pause is over"
+
+
+async def test_one_hundred_cold_reads_look_at_the_mount_once(
+    provider: VaultProvider, openbao: OpenBao, mount: str, seen: Seen
+) -> None:
+    for number in range(100):
+        openbao.put_secret(f"k{number}", mount=mount, v=str(number))
+    found = await asyncio.gather(*(field(provider, f"vault:{mount}/k{number}#v") for number in range(100)))
+    assert found == [str(number).encode() for number in range(100)]
+    assert (seen.count("mounts"), seen.count("read")) == (1, 100)

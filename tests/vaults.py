@@ -1,0 +1,103 @@
+"""Vault providers for tests, and what they were seen to do."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.providers.base import ProviderTools
+from broker.providers.vault.provider import VaultProvider
+from broker.providers.vault.settings import VaultSettings
+from tests.openbao import OpenBao
+
+
+async def until(done: Callable[[], bool]) -> None:
+    """Return as soon as `done` does, and fail when it never does."""
+    async with asyncio.timeout(20):
+        while not done():  # noqa: ASYNC110  What is waited for is another process.
+            await asyncio.sleep(0.02)
+
+
+class Seen:
+    """The observer and the clock of a provider: keeps every request, and can be moved on."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str]] = []
+        self.budgets: list[tuple[float, int]] = []
+        self._ahead = 0.0
+
+    def upstream_request(self, *, provider: str, operation: str, outcome: str, seconds: float) -> None:
+        assert provider == "vault"
+        assert seconds >= 0
+        self.requests.append((operation, outcome))
+
+    def upstream_budget(self, *, provider: str, per_second: float, throttled: int) -> None:
+        assert provider == "vault"
+        self.budgets.append((per_second, throttled))
+
+    def count(self, operation: str) -> int:
+        return sum(1 for name, _ in self.requests if name == operation)
+
+    def now(self) -> float:
+        return time.time() + self._ahead
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
+def private(file: Path, text: str) -> Path:
+    """Write a credential as its owner would, by replacing the file."""
+    new = file.with_suffix(".new")
+    new.touch(mode=0o600)
+    new.write_text(text)
+    new.replace(file)
+    return file
+
+
+@pytest.fixture(autouse=True)
+async def closing(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Close every provider of a test, also of one that failed, so that a failure shows itself alone."""
+    made: list[VaultProvider] = []
+    monkeypatch.setattr("tests.vaults._keep", made.append)
+    yield
+    for provider in made:
+        await provider.aclose()
+
+
+def _keep(provider: VaultProvider) -> None:
+    """Do nothing where nobody closes."""
+
+
+def provider_of(address: str, auth: dict[str, Any], *, seen: Seen | None = None, **settings: Any) -> VaultProvider:
+    seen = seen or Seen()
+    provider = VaultProvider(
+        settings=VaultSettings.model_validate(
+            {"address": address, "auth": auth, "requests_per_second": 1000, **settings}
+        ),
+        tools=ProviderTools(clock=seen, observer=seen, max_value_bytes=1_048_576),
+    )
+    _keep(provider)
+    return provider
+
+
+def token_provider(
+    store: OpenBao, directory: Path, token: str, *, seen: Seen | None = None, **settings: Any
+) -> VaultProvider:
+    """Return a provider that logs in by a token file."""
+    file = private(directory / "token", token)
+    return provider_of(store.address, {"token_file": str(file)}, seen=seen, **settings)
+
+
+def approle_provider(
+    store: OpenBao, directory: Path, role_id: str, secret_id: str, *, seen: Seen | None = None, **settings: Any
+) -> VaultProvider:
+    """Return a provider that logs in by AppRole."""
+    file = private(directory / "secret_id", secret_id)
+    auth = {"approle": {"role_id": role_id, "secret_id_file": str(file)}}
+    return provider_of(store.address, auth, seen=seen, **settings)
