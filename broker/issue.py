@@ -87,6 +87,10 @@ class IssueToken:
             access_token=token, expires_in=claims.expires_at - claims.issued_at, scope=format_scope(claims.scope)
         )
 
+    def count_refusal(self, error: str) -> None:
+        """Count a request that was refused before it could be asked here, by its OAuth error code."""
+        self._metrics.token(error)
+
     def _claims(self, peer: PeerIdentity, client_id: str, unverified_scope: str) -> TokenClaims:
         if client_id != peer.name:
             message = "client_id has to be the identity of the client certificate"

@@ -156,6 +156,7 @@ class TokenVerifier:
         if (
             not all(isinstance(claims.get(name), str) for name in _TEXTS)
             or not all(_is_time(claims.get(name)) for name in _TIMES)
+            or not _is_time(claims.get("nbf", 0))
             or not isinstance(cnf, dict)
         ):
             _refuse(TokenRefusedReason.CLAIMS, "a claim of the token is missing or of the wrong kind")
@@ -163,7 +164,7 @@ class TokenVerifier:
             _refuse(TokenRefusedReason.ISSUER, "another broker issued the token")
         if claims["aud"] != self._audience:
             _refuse(TokenRefusedReason.AUDIENCE, "the token is for another audience")
-        self._check_times(claims["iat"], claims["exp"], now)
+        self._check_times(claims["iat"], claims["exp"], claims.get("nbf", 0), now)
         if cnf.get("x5t#S256") != peer.thumbprint:
             _refuse(
                 TokenRefusedReason.BINDING_MISMATCH,
@@ -185,11 +186,11 @@ class TokenVerifier:
             expires_at=claims["exp"],
         )
 
-    def _check_times(self, issued: int, expires: int, now: float) -> None:
+    def _check_times(self, issued: int, expires: int, not_before: int, now: float) -> None:
         if expires <= now:
             _refuse(TokenRefusedReason.EXPIRED, "the token has expired; ask for a new one")
-        if issued > now + 1:
-            _refuse(TokenRefusedReason.NOT_YET_VALID, "the token was issued in the future; look at the clocks")
+        if max(issued, not_before) > now + 1:
+            _refuse(TokenRefusedReason.NOT_YET_VALID, "the token begins in the future; look at the clocks")
         if not 0 < expires - issued <= self._max_lifetime:
             _refuse(TokenRefusedReason.LIFETIME, "the token lives longer than tokens of this broker do")
 
@@ -205,7 +206,7 @@ def _read(unverified_token: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def _object(part: str) -> dict[str, Any]:
     try:
         text = urlsafe_b64decode(part + "=" * (-len(part) % 4)).decode("utf-8")
-        found = json.loads(text, object_pairs_hook=_each_once)
+        found = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
@@ -219,6 +220,11 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         message = "a member stands twice"
         raise ValueError(message)
     return found
+
+
+def _no_number(_text: str) -> NoReturn:
+    message = "NaN and Infinity are no JSON"
+    raise ValueError(message)
 
 
 def _is_time(value: object) -> bool:

@@ -32,7 +32,6 @@ JWKS_PATH: Final = "/.well-known/jwks.json"
 GRANT: Final = "client_credentials"
 
 _MAX_BODY_BYTES: Final = 16 * 1024
-_BODY_SECONDS: Final = 10.0
 _MAX_FIELDS: Final = 20
 _FORM: Final = "application/x-www-form-urlencoded"
 _NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
@@ -59,6 +58,7 @@ class _TokenEndpoint:
     clock: Clock
     request_id_of: Callable[[web.Request], str]
     refuse_identity: Callable[..., Awaitable[None]]
+    body_seconds: float
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer `POST /oauth2/token`."""
@@ -70,7 +70,7 @@ class _TokenEndpoint:
             await self.refuse_identity(error, address=address, request=instance)
             raise
         try:
-            form = await _form(request)
+            form = await _form(request, seconds=self.body_seconds)
             issued = await self.issue.issue(
                 peer=peer,
                 client_id=form.get("client_id", ""),
@@ -79,6 +79,7 @@ class _TokenEndpoint:
                 request=instance,
             )
         except OAuthError as error:
+            self.issue.count_refusal(error.error)
             return _refusal(error.error, error.detail, error.status)
         except InvalidClientError as error:
             return _refusal("invalid_client", error.detail, 401)
@@ -98,10 +99,16 @@ def oauth_routes(
     issuer: str,
     request_id_of: Callable[[web.Request], str],
     refuse_identity: Callable[..., Awaitable[None]],
+    body_seconds: float = 10.0,
 ) -> list[web.RouteDef]:
     """Return the routes of the token endpoint, its metadata (RFC 8414) and its keys (RFC 7517)."""
     endpoint = _TokenEndpoint(
-        issue=issue, peers=peers, clock=clock, request_id_of=request_id_of, refuse_identity=refuse_identity
+        issue=issue,
+        peers=peers,
+        clock=clock,
+        request_id_of=request_id_of,
+        refuse_identity=refuse_identity,
+        body_seconds=body_seconds,
     )
     keys, described = json.dumps(jwks).encode(), json.dumps(metadata(issuer)).encode()
 
@@ -132,15 +139,10 @@ def metadata(issuer: str) -> dict[str, Any]:
     }
 
 
-async def _form(request: web.Request) -> dict[str, str]:
+async def _form(request: web.Request, *, seconds: float) -> dict[str, str]:
     """Return the parameters of a token request, each at most once (RFC 6749 §3.2)."""
-    if len(request.headers.getall("Content-Type", [])) != 1 or request.content_type != _FORM:
-        _refuse("invalid_request", f"send the parameters as {_FORM}", status=415)
-    if "Content-Encoding" in request.headers:
-        _refuse("invalid_request", "send the body without Content-Encoding", status=415)
-    if "Authorization" in request.headers:
-        _refuse("invalid_client", "the client proves itself by its certificate, not by Authorization", status=401)
-    form = _parsed(await _body(request))
+    _check_head(request)
+    form = _parsed(await _body(request, seconds))
     if not form.get("grant_type"):
         _refuse("invalid_request", "grant_type is missing")
     if form["grant_type"] != GRANT:
@@ -148,6 +150,22 @@ async def _form(request: web.Request) -> dict[str, str]:
     if not form.get("client_id"):
         _refuse("invalid_request", "client_id is missing; it is the identity of the client certificate")
     return form
+
+
+def _check_head(request: web.Request) -> None:
+    # A second line of a header could be read by somebody before us instead of the first.
+    if len(request.headers.getall("Authorization", [])) > 1:
+        _refuse("invalid_request", "the Authorization header stands twice")
+    if "Authorization" in request.headers:
+        _refuse("invalid_client", "the client proves itself by its certificate, not by Authorization", status=401)
+    if (
+        len(request.headers.getall("Content-Type", [])) != 1
+        or request.content_type != _FORM
+        or (request.charset or "utf-8").lower() != "utf-8"
+    ):
+        _refuse("invalid_request", f"send the parameters as {_FORM}, in UTF-8", status=415)
+    if "Content-Encoding" in request.headers:
+        _refuse("invalid_request", "send the body without Content-Encoding", status=415)
 
 
 def _parsed(raw: bytes) -> dict[str, str]:
@@ -170,12 +188,12 @@ def _parsed(raw: bytes) -> dict[str, str]:
     return form
 
 
-async def _body(request: web.Request) -> bytes:
+async def _body(request: web.Request, seconds: float) -> bytes:
     if (request.content_length or 0) > _MAX_BODY_BYTES:
         _refuse("invalid_request", f"a token request has at most {_MAX_BODY_BYTES} bytes", status=413)
     chunks = bytearray()
     try:
-        async with asyncio.timeout(_BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             while chunk := await request.content.readany():
                 chunks += chunk
                 if len(chunks) > _MAX_BODY_BYTES:
@@ -198,12 +216,17 @@ def _granted(issued: IssuedToken) -> web.Response:
 
 
 def _refusal(error: str, detail: str, status: int) -> web.Response:
-    challenge = _CHALLENGE if status == web.HTTPUnauthorized.status_code else {}
+    further: Mapping[str, str] = {}
+    if status == web.HTTPUnauthorized.status_code:
+        further = _CHALLENGE
+    elif status == web.HTTPRequestTimeout.status_code:
+        # The rest of the body may still come, and it is no next request.
+        further = {"Connection": "close"}
     return web.Response(
         status=status,
         body=json.dumps({"error": error, "error_description": detail}).encode(),
         content_type="application/json",
-        headers={**_NO_STORE, **challenge},
+        headers={**_NO_STORE, **further},
     )
 
 

@@ -1,13 +1,23 @@
 """A stock OAuth client, unchanged, gets a token; what is no token request gets OAuth's own errors."""
 
+import base64
+import hashlib
 import json
+import socket
+import ssl
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
+import jwt as pyjwt
 import pytest
 from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 
 from broker.cli.sandbox import SHIPPER
+from broker.pki import issue_certificate
+from broker.tokens import SigningKey
 from tests.running import Answer, RunningBroker, running
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -123,3 +133,94 @@ def test_the_bearer_scheme_has_no_case(broker: RunningBroker) -> None:
     token = ask(broker, GOOD).json["access_token"]
     body = json.dumps({"references": ["env:LOGFLUX_PAT"]})
     assert broker.post("/v1/resolve", body, headers={"Authorization": f"bearer {token}"}).status == 200
+
+
+def test_the_token_verifies_with_the_published_keys_and_names_the_certificate(broker: RunningBroker) -> None:
+    token = ask(broker, GOOD).json["access_token"]
+    [key] = _get(broker, "/.well-known/jwks.json").json["keys"]
+    url = broker.place.url
+    found = pyjwt.decode(token, pyjwt.PyJWK(key), algorithms=["ES256"], audience=url, issuer=url)
+    certificate = ssl.PEM_cert_to_DER_cert(broker.place.certificate("shipper")[0].read_text())
+    thumbprint = base64.urlsafe_b64encode(hashlib.sha256(certificate).digest()).rstrip(b"=").decode()
+    assert found["cnf"] == {"x5t#S256": thumbprint}
+    assert (found["sub"], found["client_id"], found["scope"]) == (SHIPPER, SHIPPER, "env:LOGFLUX_PAT")
+    assert found["exp"] - found["iat"] == 300
+
+
+def test_a_token_dies_with_the_certificate_that_it_was_issued_to(broker: RunningBroker) -> None:
+    issue_certificate(broker.place.directory / "pki", name="renewed", usage="agent", spiffe=SHIPPER, days=1)
+    old = ask(broker, GOOD).json["access_token"]
+    refused = broker.resolve("env:LOGFLUX_PAT", agent="renewed", token=old)
+    assert (refused.status, refused.json["code"]) == (401, "invalid_token")
+    assert "renewed certificate needs a new token" in refused.json["detail"]
+    assert _last_reason(broker, "auth") == "binding_mismatch"
+    new = broker.post("/oauth2/token", GOOD, agent="renewed", headers=FORM).json["access_token"]
+    assert broker.resolve("env:LOGFLUX_PAT", agent="renewed", token=new).status == 200
+
+
+def _last_reason(broker: RunningBroker, kind: str) -> str:
+    search = [sys.executable, "-m", "broker", "audit", "search", "--database", str(broker.place.database)]
+    found = subprocess.run(
+        [*search, "--type", kind, "--json"], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    reason: str = json.loads(found.splitlines()[-1])["reason"]
+    return reason
+
+
+def test_an_identity_that_policy_does_not_know_is_unauthorized(broker: RunningBroker) -> None:
+    body = GOOD.replace("logflux%2Fshipper", "other%2Fjob")
+    answer = broker.post("/oauth2/token", body, agent="stranger", headers=FORM)
+    assert (answer.status, answer.json["error"]) == (400, "unauthorized_client")
+    assert _last_reason(broker, "token") == "unauthorized_client"
+
+
+def test_a_refused_request_is_on_record_and_counted(broker: RunningBroker) -> None:
+    assert ask(broker, GOOD.replace("LOGFLUX_PAT", "PATH")).status == 400
+    assert _last_reason(broker, "token") == "invalid_scope"
+    assert ask(broker, GOOD.replace("client_credentials", "password")).status == 400
+    metrics = broker.operations("/metrics").body.decode()
+    assert 'broker_tokens_total{outcome="invalid_scope"}' in metrics
+    assert 'broker_tokens_total{outcome="unsupported_grant_type"}' in metrics
+
+
+@pytest.mark.parametrize("member", ["jku", "x5u"])
+def test_a_key_that_a_token_points_to_is_never_fetched(broker: RunningBroker, member: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/keys"
+        token = _forged(broker, {member: url})
+        answer = broker.resolve("env:LOGFLUX_PAT", token=token)
+        assert (answer.status, answer.json["code"]) == (401, "invalid_token")
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def _forged(broker: RunningBroker, header: dict[str, Any]) -> str:
+    """Return a token that is right in all but its key and `header`."""
+    claims = pyjwt.decode(ask(broker, GOOD).json["access_token"], options={"verify_signature": False})
+    [key] = _get(broker, "/.well-known/jwks.json").json["keys"]
+    return pyjwt.encode(
+        claims, SigningKey.generate_pem(), algorithm="ES256", headers={"typ": "at+jwt", "kid": key["kid"], **header}
+    )
+
+
+def test_a_forged_token_gets_401_and_a_challenge(broker: RunningBroker) -> None:
+    answer = broker.resolve("env:LOGFLUX_PAT", token=_forged(broker, {}))
+    assert (answer.status, answer.json["code"]) == (401, "invalid_token")
+    assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
+    assert _last_reason(broker, "auth") == "signature"
+
+
+@pytest.mark.parametrize("size", [7001, 8100])
+def test_a_token_that_is_too_long_is_refused(broker: RunningBroker, size: int) -> None:
+    assert broker.resolve("env:LOGFLUX_PAT", token="x" * size).status == 401
+
+
+def test_a_token_of_100_kb_ends_its_connection_and_nothing_else(broker: RunningBroker) -> None:
+    try:
+        status = broker.resolve("env:LOGFLUX_PAT", token="x" * 100_000).status
+    except (ssl.SSLError, ConnectionError):
+        # The broker refuses the header before it has all come, so a client that still sends may miss the answer.
+        status = 400
+    assert status == 400
+    assert broker.resolve("env:LOGFLUX_PAT").status == 200

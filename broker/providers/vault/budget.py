@@ -10,6 +10,8 @@ from broker.errors import SourceUnavailableError
 
 # The share of a full bucket that only logins, renewals and look-ups may use, so that readers can't shut the broker out.
 _RESERVE: Final = 0.1
+# What sums of floating-point fractions may lack of a whole request.
+_ROUNDING: Final = 1e-6
 _MAX_PAUSE_SECONDS: Final = 60.0
 
 
@@ -36,7 +38,7 @@ class Budget:
         line = self._reserved if reserved else self._readers
         waits = line.locked()
         async with line:
-            while (lacking := self._lacking(floor)) > 0:
+            while (lacking := self._lacking(floor)) > _ROUNDING:
                 waits = True
                 await asyncio.sleep(lacking / self.per_second)
             self._level -= 1

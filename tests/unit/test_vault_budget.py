@@ -1,0 +1,141 @@
+"""The budget of requests, the pauses after failures, and work that is shared."""
+
+import asyncio
+
+import pytest
+
+from broker.errors import SourceUnavailableError
+from broker.providers.vault.budget import Backoff, Budget, RateGates
+from broker.providers.vault.flight import SingleFlight
+from tests.fakes import FakeClock
+
+
+@pytest.fixture
+def sleeps(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> list[float]:
+    """Let sleeping move the clock, and keep what was slept."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.advance(seconds)
+
+    monkeypatch.setattr("broker.providers.vault.budget.asyncio.sleep", sleep)
+    return slept
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+async def test_one_seconds_worth_passes_at_once_and_then_the_rate_holds(clock: FakeClock, sleeps: list[float]) -> None:
+    budget = Budget(per_second=100, clock=clock)
+    for _ in range(90):
+        await budget.take(reserved=False)
+    assert sleeps == []
+    for _ in range(50):
+        await budget.take(reserved=False)
+    assert sum(sleeps) == pytest.approx(0.5)
+    assert budget.throttled == 50
+
+
+async def test_readers_leave_a_reserve_for_logins(clock: FakeClock, sleeps: list[float]) -> None:
+    budget = Budget(per_second=100, clock=clock)
+    for _ in range(90):
+        await budget.take(reserved=False)
+    for _ in range(10):
+        await budget.take(reserved=True)
+    assert sleeps == []
+    await budget.take(reserved=True)
+    assert sleeps == [pytest.approx(0.01)]
+
+
+@pytest.mark.parametrize("per_second", [0.5, 1, 2])
+async def test_a_small_budget_lets_readers_through_too(
+    clock: FakeClock, sleeps: list[float], per_second: float
+) -> None:
+    budget = Budget(per_second=per_second, clock=clock)
+    for _ in range(3):
+        await budget.take(reserved=False)
+    assert sum(sleeps) <= 3 / per_second
+
+
+async def test_a_bucket_never_holds_more_than_a_seconds_worth(clock: FakeClock, sleeps: list[float]) -> None:
+    budget = Budget(per_second=10, clock=clock)
+    clock.advance(3600)
+    for _ in range(10):
+        await budget.take(reserved=True)
+    assert sleeps == []
+    await budget.take(reserved=True)
+    assert len(sleeps) == 1
+
+
+def test_pauses_are_random_parts_of_a_bound_that_doubles_up_to_a_limit() -> None:
+    backoffs = [Backoff(first_seconds=1, limit_seconds=8) for _ in range(200)]
+    for bound in (1, 2, 4, 8, 8, 8):
+        pauses = [backoff.failed() for backoff in backoffs]
+        assert bound / 2 < max(pauses) <= bound
+        assert min(pauses) < bound / 2
+    backoffs[0].passed()
+    assert backoffs[0].failed() <= 1
+
+
+def test_a_gate_is_shut_as_long_as_the_store_asks_and_no_longer(clock: FakeClock) -> None:
+    gates = RateGates(clock=clock)
+    gates.check("secret")
+    assert gates.shut("secret", retry_after=5.0) == 5.0
+    with pytest.raises(SourceUnavailableError) as caught:
+        gates.check("secret")
+    assert caught.value.retry_after == pytest.approx(5.0)
+    gates.check("other")
+    clock.advance(5.0)
+    gates.check("secret")
+
+
+def test_a_gate_never_stays_shut_for_more_than_a_minute_and_opens_with_an_answer(clock: FakeClock) -> None:
+    gates = RateGates(clock=clock)
+    assert gates.shut("secret", retry_after=86_400.0) == 60.0
+    gates.open("secret")
+    gates.check("secret")
+
+
+async def test_whoever_asks_meanwhile_gets_the_result_or_the_error() -> None:
+    flights, runs = SingleFlight(), []
+
+    async def work() -> int:
+        runs.append(1)
+        await asyncio.sleep(0)
+        if len(runs) == 2:
+            raise SourceUnavailableError("no")
+        return 7
+
+    assert await asyncio.gather(*(flights.run("k", work) for _ in range(50))) == [7] * 50
+    found = await asyncio.gather(*(flights.run("k", work) for _ in range(50)), return_exceptions=True)
+    assert {type(error) for error in found} == {SourceUnavailableError}
+    assert len(runs) == 2
+
+
+async def test_a_cancelled_asker_leaves_the_work_to_the_others() -> None:
+    flights, gate = SingleFlight(), asyncio.Event()
+
+    async def work() -> int:
+        await gate.wait()
+        return 7
+
+    first = asyncio.create_task(flights.run("k", work))
+    second = asyncio.create_task(flights.run("k", work))
+    await asyncio.sleep(0)
+    first.cancel()
+    gate.set()
+    assert await second == 7
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+async def test_closing_makes_the_askers_unavailable_and_cancels_nobody() -> None:
+    flights = SingleFlight()
+    asker = asyncio.create_task(flights.run("k", asyncio.Event().wait))
+    await asyncio.sleep(0)
+    await flights.aclose()
+    with pytest.raises(SourceUnavailableError, match="closing"):
+        await asker
