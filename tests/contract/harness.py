@@ -55,8 +55,8 @@ class ProviderHarness(Protocol):
     what it expects to find there, and such a method is never called (let it raise NotImplementedError).
     """
 
-    # Name of the test case -> why this back end can't show it. Cases: missing, denied, empty, binary, mebibyte,
-    # oversized, slow, cancelled, unavailable, changed, closed. Sources without reasons are not taken.
+    # Name of a case -> why this back end can't show it. Cases: value, missing, denied, empty, binary, mebibyte,
+    # oversized, slow, cancelled, unavailable, changed, many, closed, canary.
     inapplicable: Mapping[str, str]
 
     def __init__(self, directory: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from broker.providers import beneath
-from broker.providers.beneath import Opener, open_beneath, open_by_kernel, open_by_walk, open_root
+from broker.providers.beneath import Opener, open_beneath, open_by_kernel, open_by_walk, open_root, openat2
 
 
 @pytest.fixture
@@ -94,6 +94,16 @@ def test_a_linked_directory_that_leaves_the_root_is_refused(opener: Opener, desc
 @pytest.mark.parametrize("path", ["../outside", "d/../../outside"])
 def test_dots_that_leave_the_root_are_refused(opener: Opener, descriptor: int, path: str) -> None:
     assert refusal(opener, descriptor, path) == errno.EXDEV
+
+
+@pytest.mark.parametrize("path", ["../outside", "d/../../outside", "absolute", "up/outside", "magic"])
+def test_the_kernel_refuses_by_itself_what_leaves_the_root(descriptor: int, root: Path, path: str) -> None:
+    (root / "absolute").symlink_to(root / "d" / "f")
+    (root / "up").symlink_to("..")
+    (root / "magic").symlink_to("/proc/self/environ")
+    with pytest.raises(OSError) as raised:
+        os.close(openat2(descriptor, path))
+    assert raised.value.errno == errno.EXDEV
 
 
 def test_a_loop_of_links_ends(opener: Opener, descriptor: int, root: Path) -> None:
@@ -232,6 +242,25 @@ def test_a_file_that_is_swapped_between_opening_and_inspecting_is_told(
     before = descriptors()
     assert refusal(open_by_kernel, descriptor, "d/f") == errno.EAGAIN
     assert descriptors() == before
+
+
+@pytest.mark.parametrize("path", ["d/f", "f2"])
+def test_what_becomes_a_link_after_the_walk_looked_is_not_followed(
+    monkeypatch: pytest.MonkeyPatch, descriptor: int, root: Path, path: str
+) -> None:
+    (root / "f2").write_bytes(b"value")
+    (root.parent / "f").write_bytes(b"outside")
+    look, name = beneath._link_target, path.partition("/")[0]
+
+    def then_swap(directory: int, seen: str) -> str | None:
+        target = look(directory, seen)
+        if seen == name:
+            (root / name).rename(root / "away")
+            (root / name).symlink_to(".." if name == "d" else "../outside")
+        return target
+
+    monkeypatch.setattr(beneath, "_link_target", then_swap)
+    assert refusal(open_by_walk, descriptor, path) == errno.EAGAIN
 
 
 def test_no_race_of_a_directory_and_a_link_ever_leaves_the_root(opener: Opener, descriptor: int, root: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.clock import SystemClock
 from broker.errors import (
     MissingPart,
     SecretMissingError,
@@ -15,6 +16,7 @@ from broker.errors import (
     UpstreamDeniedError,
 )
 from broker.key_file import read_private
+from broker.providers.base import ProviderTools
 from broker.providers.env import EnvProvider, EnvSettings, Reader
 from broker.reference import Source
 from tests.contract.harness import tools
@@ -186,6 +188,12 @@ async def test_a_name_in_two_files_is_refused(make: Make, tmp_path: Path) -> Non
         await make(first, second)
 
 
+async def test_what_is_not_declared_may_stand_in_two_files(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    first, second = file_of(tmp_path, f"{NAME}=1\nOTHER=1\n"), file_of(tmp_path / "more", "OTHER=2\n")
+    assert await value_of(await make(first, second)) == b"1"
+
+
 async def test_a_changed_file_is_read_again_also_when_its_size_and_time_are_as_before(
     make: Make, tmp_path: Path
 ) -> None:
@@ -198,29 +206,41 @@ async def test_a_changed_file_is_read_again_also_when_its_size_and_time_are_as_b
     assert await value_of(provider) == b"other"
 
 
-async def test_a_file_that_did_not_change_for_a_while_is_not_read_again(make: Make, tmp_path: Path) -> None:
+class Later:
+    """A clock by which every file of the test is old."""
+
+    def now(self) -> float:
+        return SystemClock().now() + 3600
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+async def test_a_file_that_did_not_change_for_a_while_is_read_again_only_after_a_change(tmp_path: Path) -> None:
     reads = []
 
     def reader(file: Path) -> bytes:
         reads.append(file)
         return read_private(file)
 
-    class Later:
-        def now(self) -> float:
-            return file.stat().st_ctime + 60
-
-        def monotonic(self) -> float:
-            return 0.0
-
-    file = file_of(tmp_path, f"{NAME}=1\n")
-    hands = tools()
+    file = file_of(tmp_path, f"{NAME}=first\n")
+    before = file.stat()
     settings = EnvSettings(names=(NAME,), env_files=(file,))
-    later = type(hands)(clock=Later(), observer=hands.observer, max_value_bytes=100)
+    later = ProviderTools(clock=Later(), observer=tools().observer, max_value_bytes=100)
     provider = await asyncio.to_thread(EnvProvider, settings=settings, tools=later, reader=reader)
-    for _ in range(3):
-        assert await value_of(provider) == b"1"
+    assert [await value_of(provider) for _ in range(3)] == [b"first"] * 3
+    assert len(reads) == 1
+    await asyncio.to_thread(rewrite, file, f"{NAME}=other\n", before)
+    assert [await value_of(provider) for _ in range(3)] == [b"other"] * 3
+    assert len(reads) == 2
     await provider.aclose()
-    assert reads == [file]
+
+
+def rewrite(file: Path, text: str, before: os.stat_result) -> None:
+    """Write `text`, of the same size, with the old time of change; return when the file system's clock has moved."""
+    while file.stat().st_ctime_ns == before.st_ctime_ns:
+        file.write_text(text)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 @pytest.mark.parametrize("broken", ["what is this\n", f"{NAME}='half", ""])
