@@ -53,7 +53,9 @@ def test_another_algorithm_is_refused(algorithm: str) -> None:
     assert reason(f"{part(header)}.{part(claims())}.{part(b'x')}") is TokenRefusedReason.ALGORITHM
 
 
-@pytest.mark.parametrize("secret", [PUBLIC_PEM, PUBLIC_DER, json.dumps(KEY.public_jwk()).encode()])
+@pytest.mark.parametrize(
+    "secret", [PUBLIC_PEM, PUBLIC_DER, json.dumps(KEY.public_jwk()).encode()], ids=["pem", "der", "jwk"]
+)
 def test_the_public_key_is_no_hmac_secret(secret: bytes) -> None:
     text = f"{part({'alg': 'HS256', 'typ': 'at+jwt', 'kid': KEY.kid})}.{part(claims())}"
     forged = f"{text}.{part(hmac.digest(secret, text.encode(), 'sha256'))}"
