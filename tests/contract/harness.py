@@ -314,7 +314,7 @@ class VaultHarness:
 
     async def make_slow(self, value: bytes) -> Reference:
         reference = await self.put(value)
-        self.store.stop()
+        await asyncio.to_thread(self._stop)
         return reference
 
     async def release(self) -> None:
@@ -326,6 +326,13 @@ class VaultHarness:
     async def heal(self) -> None:
         await asyncio.to_thread(self.store.unseal)
 
+    def _stop(self) -> None:
+        self.store.stop()
+        # The signal is on its way when the call returns, and each thread goes on until it arrives.
+        threads = Path(f"/proc/{self.store.pid}/task")
+        while any(_state(thread) != "T" for thread in threads.iterdir()):
+            os.sched_yield()
+
     def _start(self) -> OpenBao:
         store = OpenBao(self._directory / "openbao")
         rules = 'path "secret/data/contract/*" { capabilities = ["read"] }'
@@ -334,6 +341,10 @@ class VaultHarness:
         file.touch(mode=0o600)
         file.write_text(store.token("contract"))
         return store
+
+
+def _state(thread: Path) -> str:
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 HarnessFactory = Callable[[Path], ProviderHarness]
