@@ -103,6 +103,10 @@ class OpenBao:
     def stop(self) -> None:
         """Let the server hang: connections are still accepted, and nothing is answered."""
         os.kill(self.pid, signal.SIGSTOP)
+        # The signal stops one thread after the other; until the last stands still, an answer may get out.
+        tasks = Path(f"/proc/{self.pid}/task")
+        while any((task / "stat").read_text().rpartition(")")[2].split()[0] not in "Tt" for task in tasks.iterdir()):
+            time.sleep(0.01)
 
     def cont(self) -> None:
         """Let the server go on."""
