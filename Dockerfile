@@ -5,7 +5,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
 COPY requirements.lock ./
 RUN python -m venv /opt/broker \
- && /opt/broker/bin/python -m pip install --require-hashes --only-binary :all: -r requirements.lock
+ && /opt/broker/bin/python -m pip install --require-hashes --no-deps --only-binary :all: -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY broker ./broker
 # The build back end is pinned in pyproject.toml; the package itself brings no further dependency.
