@@ -40,7 +40,7 @@ from broker.web.middleware import request_id_of
 from broker.web.oauth import oauth_routes
 from broker.web.operations import Readiness, build_operations_app
 from broker.web.routes import RequestLimits, build_agent_app
-from broker.web.tls import Peers, certificate_expiry, server_context
+from broker.web.tls import HandshakeOutcome, Peers, certificate_validity, server_context
 
 _LOG = logging.getLogger("broker.app")
 _PING_SECONDS = 5.0
@@ -102,6 +102,13 @@ class Service:
         self.readiness.set("policy", ready=True, reason="")
         tools = ProviderTools(clock=self.clock, observer=self.metrics, max_value_bytes=settings.limits.max_value_bytes)
         self._providers: Mapping[str, Provider] = build_providers(settings, tools)
+        self._cache = Cache(
+            clock=self.clock,
+            metrics=self.metrics,
+            max_entries=settings.cache.max_entries,
+            max_bytes=settings.cache.max_bytes,
+            fetch_seconds=settings.cache.fetch_seconds,
+        )
         self._keys = Keys(
             token=load_or_create_signing_key(state / "token.key"),
             checkpoint=load_or_create_checkpoint_key(state / "checkpoint.key"),
@@ -164,8 +171,15 @@ class Service:
             self._stack.push_async_callback(provider.aclose)
         self._own_task(self._watch_dependencies())
         self._own_task(self._policy_file.watch())
+        agents = self._agent_application()
+        self.metrics.expect(
+            providers=self._providers,
+            routes=[resource.canonical for resource in agents.router.resources()],
+            handshakes=HandshakeOutcome,
+            events=EventKind,
+        )
         await self._start_operations()
-        await self._start_agents()
+        await self._start_agents(agents)
         _LOG.info("answering agents on port %d, operations on port %d", self.agent_port, self.operations_port)
 
     async def stop(self) -> None:
@@ -184,10 +198,10 @@ class Service:
         self._stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, self._operations).start()
 
-    async def _start_agents(self) -> None:
+    async def _start_agents(self, application: web.Application) -> None:
         listen = self.settings.listen
         runner = web.AppRunner(
-            self._agent_application(),
+            application,
             access_log=None,
             auto_decompress=False,
             keepalive_timeout=listen.idle_seconds,
@@ -209,19 +223,12 @@ class Service:
 
     def _agent_application(self) -> web.Application:
         settings = self.settings
-        cache = Cache(
-            clock=self.clock,
-            metrics=self.metrics,
-            max_entries=settings.cache.max_entries,
-            max_bytes=settings.cache.max_bytes,
-            fetch_seconds=settings.cache.fetch_seconds,
-        )
-        self._stack.push_async_callback(cache.aclose)
+        self._stack.push_async_callback(self._cache.aclose)
         keys = {self._keys.token.kid: self._keys.token}
         resolve = ResolveReferences(
             policy=self._policy,
             verifier=TokenVerifier(issuer=self.issuer, audience=self.issuer, keys=keys, max_lifetime=3600),
-            cache=cache,
+            cache=self._cache,
             providers=self._providers,
             trail=self._trail,
             fingerprints=Fingerprinter(key=self._keys.fingerprint, key_id="k1"),
@@ -265,8 +272,9 @@ class Service:
     def _tls_context(self) -> ssl.SSLContext:
         tls = self.settings.tls
         context = server_context(certificate=tls.certificate, key=tls.key, client_ca=tls.client_ca, minimum=tls.minimum)
-        self.metrics.certificate(certificate="server", not_after=certificate_expiry(tls.certificate))
-        self.metrics.certificate(certificate="client_ca", not_after=certificate_expiry(tls.client_ca))
+        for name, file in (("server", tls.certificate), ("client_ca", tls.client_ca)):
+            validity = certificate_validity(file)
+            self.metrics.certificate(certificate=name, not_before=validity.not_before, not_after=validity.not_after)
         return context
 
     def _own_event(self, kind: EventKind) -> AuditEvent:
@@ -301,6 +309,7 @@ class Service:
             healthy = self._trail.healthy
             self.readiness.set("audit", ready=healthy, reason="" if healthy else "the trail can't be written")
             await asyncio.gather(*(self._ping(scheme, provider) for scheme, provider in self._providers.items()))
+            self.metrics.cache_outlook(await self._cache.outlook(self._providers))
             await asyncio.sleep(_PING_SECONDS if healthy else 1.0)
 
     async def _ping(self, scheme: str, provider: Provider) -> None:

@@ -9,13 +9,13 @@ import asyncio
 import math
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from broker.clock import Clock
 from broker.errors import FetchError, SourceUnavailableError
-from broker.metrics import Metrics
+from broker.metrics import Metrics, Outlook
 from broker.reference import Source
 from broker.secret import Reading
 
@@ -25,6 +25,8 @@ Fetch = Callable[[Source], Awaitable[Reading]]
 # was read together at the start of a thousand agents is not read together again.
 _EARLY: Final = 0.1
 _RETRY_SECONDS: Final = 1.0
+# Entries that are looked at in one go, which takes less than a millisecond.
+_OUTLOOK_STEP: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class _Entry:
     born: float
     dies: float
     early: float
+    # The end of the second clock of those for whom it was read, or the source's own; nothing is decided by it.
+    lasts_until: float
     retry_at: float = -math.inf
 
 
@@ -148,7 +152,7 @@ class Cache:
                 return answer
         joined = source in self._flights
         self._metrics.cache_lookup("joined" if joined else "miss")
-        flight = self._flights.get(source) or self._start(source, fetch)
+        flight = self._flights.get(source) or self._start(source, fetch, clocks)
         await asyncio.wait({flight.task})
         return self._cached(_landed(flight), clocks, stale=False)
 
@@ -165,6 +169,18 @@ class Cache:
         self._bytes = 0
         self._report()
 
+    async def outlook(self, providers: Iterable[str]) -> dict[str, Outlook]:
+        """Return how long memory lasts for the sources of each of `providers`, pausing for others now and then."""
+        found = {provider: Outlook() for provider in providers}
+        for number, (source, entry) in enumerate(tuple(self._entries.items()), start=1):
+            left = entry.lasts_until - self._clock.monotonic()
+            if left > 0:
+                end = self._clock.now() + left
+                found.setdefault(source.scheme, Outlook()).add(end=end, created_at=entry.reading.created_at)
+            if number % _OUTLOOK_STEP == 0:
+                await asyncio.sleep(0)
+        return found
+
     async def aclose(self) -> None:
         """End every read and forget everything; a second call does nothing."""
         self._closed = True
@@ -179,7 +195,7 @@ class Cache:
         """Return a newer reading, or the remembered one; None when its second clock ended meanwhile."""
         flight = self._flights.get(source)
         if flight is None and self._clock.monotonic() >= entry.retry_at:
-            flight = self._start(source, fetch)
+            flight = self._start(source, fetch, clocks)
         age = self._age(entry)
         if age is not None and age <= clocks.fresh_for:
             self._metrics.cache_lookup("hit")
@@ -202,12 +218,12 @@ class Cache:
         except SourceUnavailableError:
             return None
 
-    def _start(self, source: Source, fetch: Fetch) -> _Flight:
+    def _start(self, source: Source, fetch: Fetch, clocks: _Clocks) -> _Flight:
         if self._closed:
             message = "the broker is shutting down"
             raise SourceUnavailableError(message)
         flight = _Flight()
-        flight.task = asyncio.create_task(self._fly(source, fetch, flight))
+        flight.task = asyncio.create_task(self._fly(source, fetch, flight, clocks))
         self._flights[source] = flight
         self._tasks.add(flight.task)
         flight.task.add_done_callback(lambda task: self._ended(source, flight, task))
@@ -221,7 +237,7 @@ class Cache:
             # A refresh may have nobody who waits for it; asking keeps asyncio from logging a bug's text.
             task.exception()
 
-    async def _fly(self, source: Source, fetch: Fetch, flight: _Flight) -> "_Entry | FetchError":
+    async def _fly(self, source: Source, fetch: Fetch, flight: _Flight, clocks: _Clocks) -> "_Entry | FetchError":
         born, fetched_at = self._clock.monotonic(), self._clock.now()
         try:
             async with asyncio.timeout(self._fetch_seconds):
@@ -233,7 +249,8 @@ class Cache:
         finally:
             self._metrics.fetched(provider=source.scheme, seconds=max(0.0, self._clock.monotonic() - born))
         dies = math.inf if reading.not_after is None else born + reading.not_after - fetched_at
-        entry = _Entry(reading, fetched_at, born, dies, 1.0 - _EARLY * self._random())
+        lasts_until = min(dies, born + clocks.gone_after)
+        entry = _Entry(reading, fetched_at, born, dies, 1.0 - _EARLY * self._random(), lasts_until)
         if self._flights.get(source) is flight:
             self._keep(source, entry)
         return entry

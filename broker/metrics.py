@@ -4,13 +4,48 @@ Every label value comes from a closed set: nothing that a caller, a certificate 
 becomes a label. The registry is injected, so two brokers in one process do not share series.
 """
 
+import math
 import platform
 import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from broker.errors import TokenRefusedReason
+
 _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_STATUSES: Final = ("200", "400", "401", "403", "404", "500", "503")
+_REFERENCE_OUTCOMES: Final = ("ok", "stale", "denied", "missing", "unavailable", "invalid")
+_LOOKUPS: Final = ("hit", "stale", "miss", "joined")
+
+
+@dataclass(slots=True)
+class Outlook:
+    """What memory holds of one provider's sources: how many can still be used, and the wall times of their ends.
+
+    Attributes:
+        usable: How many can still be used.
+        next_end: When the first of them can't be used any more.
+        last_end: When the last of them can't.
+        oldest: When the oldest of the secret versions was written, None where no back end says so.
+
+    """
+
+    usable: int = 0
+    next_end: float = math.inf
+    last_end: float = -math.inf
+    oldest: float | None = None
+
+    def add(self, *, end: float, created_at: float | None) -> None:
+        """Count one source that can be used until `end`."""
+        self.usable += 1
+        self.next_end = min(self.next_end, end)
+        self.last_end = max(self.last_end, end)
+        if created_at is not None:
+            self.oldest = created_at if self.oldest is None else min(self.oldest, created_at)
 
 
 class Metrics:
@@ -40,6 +75,28 @@ class Metrics:
         self._cache_entries = Gauge("broker_cache_entries", "Sources held in the cache.", registry=registry)
         self._cache_bytes = Gauge("broker_cache_bytes", "Bytes of values held in the cache.", registry=registry)
         self._cache_evictions = Counter("broker_cache_evictions", "Sources dropped for room.", registry=registry)
+        # The next three are NaN while nothing is held, so that nothing can be concluded from them.
+        self._cache_usable = Gauge(
+            "broker_cache_usable_sources", "Sources that memory can still answer for.", ["provider"], registry=registry
+        )
+        self._cache_next_end = Gauge(
+            "broker_cache_next_end_timestamp_seconds",
+            "When the next of the usable sources is lost, if its back end stays away.",
+            ["provider"],
+            registry=registry,
+        )
+        self._cache_last_end = Gauge(
+            "broker_cache_last_end_timestamp_seconds",
+            "When the last of the usable sources is lost, if their back end stays away.",
+            ["provider"],
+            registry=registry,
+        )
+        self._oldest_secret = Gauge(
+            "broker_secret_oldest_created_timestamp_seconds",
+            "When the oldest secret version in use was written, where its back end says so.",
+            ["provider"],
+            registry=registry,
+        )
         # operation: read, login, renew, lookup, mounts, health; outcome: ok, denied, missing, unavailable, invalid.
         self._upstream = Counter(
             "broker_upstream_requests",
@@ -63,6 +120,15 @@ class Metrics:
         self._throttled = Counter(
             "broker_upstream_throttled", "Requests that waited for the budget.", ["provider"], registry=registry
         )
+        self._budget_refused = Counter(
+            "broker_upstream_refused", "Requests that got no turn within the budget.", ["provider"], registry=registry
+        )
+        self._clock_skew = Gauge(
+            "broker_clock_skew_seconds",
+            "Wall clock of the broker minus that of a back end.",
+            ["provider"],
+            registry=registry,
+        )
         # outcome: issued, or an OAuth error code.
         self._tokens = Counter("broker_tokens", "Token requests answered.", ["outcome"], registry=registry)
         # outcome: ok, or a `TokenRefusedReason`.
@@ -77,6 +143,9 @@ class Metrics:
         self._policy_loaded = Gauge(
             "broker_policy_loaded_timestamp_seconds", "When the policy in force was loaded.", registry=registry
         )
+        self._policy_good = Gauge(
+            "broker_policy_last_reload_successful", "1 when the policy file is the policy in force.", registry=registry
+        )
         self._audit_events = Counter("broker_audit_events", "Events made durable.", ["kind"], registry=registry)
         self._audit_pending = Gauge(
             "broker_audit_pending_events", "Events that wait for their commit.", registry=registry
@@ -89,12 +158,35 @@ class Metrics:
         self._certificates = Gauge(
             "broker_certificate_expiry_timestamp_seconds", "End of validity.", ["certificate"], registry=registry
         )
+        self._certificate_starts = Gauge(
+            "broker_certificate_start_timestamp_seconds", "Start of validity.", ["certificate"], registry=registry
+        )
         # dependency: audit, policy, certificates, and the schemes of the registry.
         self._ready = Gauge(
             "broker_dependency_ready", "1 when a dependency is ready.", ["dependency"], registry=registry
         )
         build = Gauge("broker_build_info", "What runs.", ["version", "python", "openssl"], registry=registry)
         build.labels(version, platform.python_version(), ssl.OPENSSL_VERSION.split()[1]).set(1)
+
+    def expect(
+        self, *, providers: Iterable[str], routes: Iterable[str], handshakes: Iterable[str], events: Iterable[str]
+    ) -> None:
+        """Let the counters of these closed sets begin at 0, so that a rate sees their first increase too."""
+        schemes = (*providers, "none")
+        expected: tuple[tuple[Counter | Histogram, Iterable[tuple[str, ...]]], ...] = (
+            (self._requests, product(tuple(routes), _STATUSES)),
+            (self._request_seconds, product(tuple(routes))),
+            (self._references, product(schemes, _REFERENCE_OUTCOMES)),
+            (self._cache_lookups, product(_LOOKUPS)),
+            (self._token_checks, product(("ok", *TokenRefusedReason))),
+            (self._tokens, product(("issued",))),
+            (self._handshakes, product(tuple(handshakes))),
+            (self._policy_reloads, product(("accepted", "refused"))),
+            (self._audit_events, product(tuple(events))),
+        )
+        for series, labels in expected:
+            for values in labels:
+                series.labels(*values)
 
     def request(self, *, route: str, status: int, seconds: float) -> None:
         """Count one HTTP answer."""
@@ -120,15 +212,28 @@ class Metrics:
         if evicted:
             self._cache_evictions.inc(evicted)
 
+    def cache_outlook(self, outlook: Mapping[str, Outlook]) -> None:
+        """State how long memory lasts for the sources of each provider, and how old its oldest secret is."""
+        for provider, one in outlook.items():
+            self._cache_usable.labels(provider).set(one.usable)
+            self._cache_next_end.labels(provider).set(one.next_end if one.usable else math.nan)
+            self._cache_last_end.labels(provider).set(one.last_end if one.usable else math.nan)
+            self._oldest_secret.labels(provider).set(math.nan if one.oldest is None else one.oldest)
+
     def upstream_request(self, *, provider: str, operation: str, outcome: str, seconds: float) -> None:
         """Count one request to a back end."""
         self._upstream.labels(provider, operation, outcome).inc()
         self._upstream_seconds.labels(provider).observe(seconds)
 
-    def upstream_budget(self, *, provider: str, per_second: float, throttled: int) -> None:
-        """State the budget of a back end, and add requests that waited for it."""
+    def upstream_budget(self, *, provider: str, per_second: float, throttled: int, refused: int) -> None:
+        """State the budget of a back end, and add requests that waited for it, and that got no turn in time."""
         self._budget.labels(provider).set(per_second)
         self._throttled.labels(provider).inc(throttled)
+        self._budget_refused.labels(provider).inc(refused)
+
+    def clock_skew(self, *, provider: str, seconds: float) -> None:
+        """State by how much the wall clock here is ahead of a back end's."""
+        self._clock_skew.labels(provider).set(seconds)
 
     def token(self, outcome: str) -> None:
         """Count one answered token request."""
@@ -149,6 +254,7 @@ class Metrics:
     def policy_reload(self, *, accepted: bool, now: float) -> None:
         """Count one reading of the policy file."""
         self._policy_reloads.labels("accepted" if accepted else "refused").inc()
+        self._policy_good.set(1 if accepted else 0)
         if accepted:
             self._policy_loaded.set(now)
 
@@ -166,8 +272,9 @@ class Metrics:
         """Count one failed commit."""
         self._audit_failures.inc()
 
-    def certificate(self, *, certificate: str, not_after: float) -> None:
-        """State when a certificate ends."""
+    def certificate(self, *, certificate: str, not_before: float, not_after: float) -> None:
+        """State when a certificate begins and ends."""
+        self._certificate_starts.labels(certificate).set(not_before)
         self._certificates.labels(certificate).set(not_after)
 
     def ready(self, *, dependency: str, ready: bool) -> None:

@@ -178,6 +178,7 @@ class Reading:
         version: The source's own name of this version, None where it has none.
         not_after: Wall time (seconds) after which the source itself says the value is gone, or None.
         upstream_request: The source's id of the read, which joins our audit trail with its own.
+        created_at: Wall time (seconds) at which this version was written, None where the source does not say.
 
     """
 
@@ -185,3 +186,4 @@ class Reading:
     version: str | None = None
     not_after: float | None = None
     upstream_request: str | None = None
+    created_at: float | None = None

@@ -27,6 +27,8 @@ class Seen:
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
         self.budgets: list[tuple[float, int]] = []
+        self.refused = 0
+        self.skews: list[float] = []
         self._ahead = 0.0
 
     def upstream_request(self, *, provider: str, operation: str, outcome: str, seconds: float) -> None:
@@ -34,9 +36,14 @@ class Seen:
         assert seconds >= 0
         self.requests.append((operation, outcome))
 
-    def upstream_budget(self, *, provider: str, per_second: float, throttled: int) -> None:
+    def upstream_budget(self, *, provider: str, per_second: float, throttled: int, refused: int) -> None:
         assert provider == "vault"
         self.budgets.append((per_second, throttled))
+        self.refused += refused
+
+    def clock_skew(self, *, provider: str, seconds: float) -> None:
+        assert provider == "vault"
+        self.skews.append(seconds)
 
     def count(self, operation: str) -> int:
         return sum(1 for name, _ in self.requests if name == operation)

@@ -16,6 +16,7 @@ from broker.audit.chain import TrailRecord
 from broker.audit.checkpoint import notes_in
 from broker.audit.event import EventKind, Outcome, clean
 from broker.audit.search import Query, TrailReader, search
+from broker.audit.textfile import write_verification
 from broker.audit.verify import VerificationReport, verify
 from broker.errors import MalformedReferenceError, SettingsInvalidError
 from broker.reference import parse
@@ -62,10 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--key", metavar="VKEY", help="the verifier key to trust; the one that the trail names otherwise"
     )
     check.add_argument("--json", action="store_true", help="print the report as JSON")
+    check.add_argument(
+        "--metrics", type=_prom_file, metavar="FILE", help="also write FILE (*.prom) for Prometheus' textfile collector"
+    )
     check.epilog = (
         "exit status: 0 nothing found, 1 tampered with, 3 something can't be read\n\nexamples:\n"
         "  broker audit verify --database audit.db\n"
-        '  broker audit verify --database audit.db --checkpoints /mnt/worm/checkpoints.log --key "$VKEY"'
+        '  broker audit verify --database audit.db --checkpoints /mnt/worm/checkpoints.log --key "$VKEY"\n'
+        "  broker audit verify --database audit.db --metrics /var/lib/prometheus/node-exporter/broker_audit.prom"
     )
 
 
@@ -129,12 +134,15 @@ def _reference(entry: dict[str, Any]) -> str:
 
 def _verify(reader: TrailReader, arguments: argparse.Namespace) -> int:
     file, notes = _side_notes(arguments)
+    began = time.monotonic()
     report = verify(reader, checkpoints=notes, verifier_key=arguments.key, progress=_progress())
     if arguments.json:
         kept = {"good": report.good, **asdict(report), "checkpoint_file": str(file) if file else None}
         print(json.dumps(kept, indent=2))
     else:
         _print_report(report, file=file, pinned=arguments.key is not None)
+    if arguments.metrics is not None:
+        write_verification(arguments.metrics, report, now=time.time(), seconds=time.monotonic() - began)
     return 0 if report.good else EXIT_TAMPERED
 
 
@@ -204,6 +212,14 @@ def _since(text: str) -> int:
         message = f"{text!r} is neither an age such as 24h nor a time such as 2026-01-31T12:00:00Z"
         raise argparse.ArgumentTypeError(message) from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _prom_file(text: str) -> Path:
+    """Return the path of a file that a textfile collector would read."""
+    if not text.endswith(".prom"):
+        message = f"{text!r} does not end in .prom, so the textfile collector would not read it"
+        raise argparse.ArgumentTypeError(message)
+    return Path(text)
 
 
 def _count(text: str) -> int:

@@ -76,7 +76,7 @@ def _show(place: Sandbox) -> None:
 
     _say("6", "what Prometheus sees")
     for line in _operations(place, "/metrics").splitlines():
-        if line.startswith(_SHOWN_METRICS):
+        if line.startswith(_SHOWN_METRICS) and not line.endswith(" 0.0"):
             print(f"  {line}")
 
     _say("7", "kill the store; the shipper still starts, and is told that the answer is old")

@@ -61,8 +61,12 @@ class UpstreamObserver(Protocol):
         """Count one request to a back end (`operation`: read, login, renew, lookup, mounts, health)."""
         ...
 
-    def upstream_budget(self, *, provider: str, per_second: float, throttled: int) -> None:
-        """State the budget in requests a second, and add requests that had to wait for it."""
+    def upstream_budget(self, *, provider: str, per_second: float, throttled: int, refused: int) -> None:
+        """State the budget in requests a second, and add requests that had to wait for it or got no turn in time."""
+        ...
+
+    def clock_skew(self, *, provider: str, seconds: float) -> None:
+        """State by how much the broker's wall clock is ahead of the back end's."""
         ...
 
 

@@ -5,7 +5,7 @@ import time
 import weakref
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from aiohttp import web
 from cryptography import x509
@@ -41,6 +41,13 @@ class HandshakeOutcome(StrEnum):
     TIMEOUT = "timeout"
     RESET = "reset"
     OTHER = "other"
+
+
+class Validity(NamedTuple):
+    """From when to when a certificate is valid, in wall seconds."""
+
+    not_before: float
+    not_after: float
 
 
 # X509_V_ERR_* of OpenSSL; a certificate refused for any other cause is INVALID_CERTIFICATE.
@@ -111,14 +118,15 @@ def server_context(
     return context
 
 
-def certificate_expiry(path: Path) -> float:
-    """Return when the first certificate in `path` to expire does so, in wall seconds.
+def certificate_validity(path: Path) -> Validity:
+    """Return the validity of the certificate in `path` that is the first to expire.
 
     Raises:
         SettingsInvalidError: The file is missing, unreadable or holds no PEM certificate.
 
     """
-    return min(found.not_valid_after_utc.timestamp() for found in _certificates(path))
+    first = min(_certificates(path), key=lambda found: found.not_valid_after_utc)
+    return Validity(first.not_valid_before_utc.timestamp(), first.not_valid_after_utc.timestamp())
 
 
 def handshake_failure_reason(error: BaseException) -> HandshakeOutcome:

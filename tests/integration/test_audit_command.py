@@ -5,6 +5,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,56 @@ def test_nothing_is_written_by_reading(place: Path) -> None:
     before = {file.name: file.read_bytes() for file in place.iterdir()}
     assert verify(place) == 0
     assert {file.name: file.read_bytes() for file in place.iterdir() if file.name in before} == before
+
+
+def series(file: Path) -> dict[str, float]:
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_a_verification_leaves_its_result_for_prometheus(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "broker_audit.prom"
+    arguments = ["audit", "verify", "--database", str(place / "audit.db"), "--metrics", str(file)]
+    before = time.time()
+    assert main(arguments) == 0
+    found = series(file)
+    assert (found["broker_audit_verify_good"], found["broker_audit_verify_records"]) == (1, 7)
+    assert found["broker_audit_verify_timestamp_seconds"] >= before
+    assert {value for name, value in found.items() if "findings" in name} == {0.0}
+    # Another user collects it, whatever the umask is.
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert [one.name for one in tmp_path.iterdir() if "prom" in one.name] == ["broker_audit.prom"]
+
+    with sqlite3.connect(place / "audit.db") as connection:
+        connection.execute("UPDATE record SET outcome = 'success' WHERE seq = 6")
+    assert main(arguments) == 1
+    found = series(file)
+    assert found["broker_audit_verify_good"] == 0
+    assert found['broker_audit_verify_findings{what="edited"}'] == 1
+
+
+def test_a_trail_that_can_not_be_read_leaves_the_last_result_to_grow_old(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "broker_audit.prom"
+    assert main(["audit", "verify", "--database", str(place / "audit.db"), "--metrics", str(file)]) == 0
+    before = file.read_bytes()
+    assert main(["audit", "verify", "--database", str(place / "gone.db"), "--metrics", str(file)]) == 3
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "message"),
+    [
+        ("broker_audit.txt", 2, "does not end in .prom"),
+        ("absent/broker_audit.prom", 3, "No such file or directory; --metrics names a file in a directory"),
+    ],
+)
+def test_a_place_that_no_collector_reads_is_refused(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, status: int, message: str
+) -> None:
+    arguments = ["audit", "verify", "--database", str(place / "audit.db"), "--metrics", str(tmp_path / name)]
+    try:
+        ended = main(arguments)
+    except SystemExit as end:
+        ended = int(end.code or 0)
+    assert ended == status
+    assert message in capsys.readouterr().err

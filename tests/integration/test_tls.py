@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 
 from broker.errors import IdentityRefusedError, SettingsInvalidError
 from broker.web.listener import HandshakeResult, TlsListener, bind
-from broker.web.tls import HandshakeOutcome, Peers, certificate_expiry, handshake_failure_reason, server_context
+from broker.web.tls import HandshakeOutcome, Peers, certificate_validity, handshake_failure_reason, server_context
 from tests.certificates import Files, TestAuthority, client_context
 
 SHIPPER = "spiffe://test.example/logflux/shipper"
@@ -650,7 +650,10 @@ def test_the_expiry_of_a_file_is_that_of_the_first_certificate_to_expire(authori
     files = authority.server()
     files.certificate.write_bytes(authority.ca_path.read_bytes() + files.certificate.read_bytes())
     leaf = x509.load_pem_x509_certificates(files.certificate.read_bytes())[1]
-    assert certificate_expiry(files.certificate) == leaf.not_valid_after_utc.timestamp()
+    assert certificate_validity(files.certificate) == (
+        leaf.not_valid_before_utc.timestamp(),
+        leaf.not_valid_after_utc.timestamp(),
+    )
 
 
 def test_a_port_in_use_is_refused_by_number() -> None:

@@ -385,10 +385,12 @@ async def test_the_budget_bounds_the_requests_a_second_and_counts_who_waited(tmp
 async def test_reads_beyond_the_budget_are_refused_in_time(tmp_path: Path) -> None:
     body = b'{"data": {"data": {"v": "x"}, "metadata": {"version": 1}}}'
     async with fake(http(body)) as store:
-        provider = fake_provider(store, tmp_path, requests_per_second=10, total_seconds=0.5)
+        seen = Seen()
+        provider = fake_provider(store, tmp_path, seen=seen, requests_per_second=10, total_seconds=0.5)
         found = await asyncio.gather(*(provider.fetch(SECRET) for _ in range(100)), return_exceptions=True)
         refused = [error for error in found if isinstance(error, FetchError)]
         assert 70 < len(refused) < 95
+        assert seen.refused == len(refused)
         assert {error.detail for error in refused} == {
             "more reads wait for the store than the broker's budget lets through in time"
         }

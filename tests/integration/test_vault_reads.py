@@ -14,7 +14,7 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
-from broker.providers.vault.provider import VaultProvider
+from broker.providers.vault.provider import VaultProvider, _created_time
 from broker.reference import parse
 from broker.secret import Reading
 from tests.openbao import OpenBao
@@ -59,6 +59,8 @@ async def test_a_field_of_kv_version_2_with_its_facts(provider: VaultProvider, o
     assert reading.version == "1"
     assert reading.not_after is None
     assert reading.upstream_request
+    assert reading.created_at is not None
+    assert abs(time.time() - reading.created_at) < 120
 
 
 async def test_a_field_of_kv_version_1(provider: VaultProvider, openbao: OpenBao) -> None:
@@ -279,3 +281,17 @@ async def test_one_hundred_cold_reads_look_at_the_mount_once(
     found = await asyncio.gather(*(field(provider, f"vault:{mount}/k{number}#v") for number in range(100)))
     assert found == [str(number).encode() for number in range(100)]
     assert (seen.count("mounts"), seen.count("read")) == (1, 100)
+
+
+async def test_a_time_of_writing_that_can_not_be_read_costs_no_secret() -> None:
+    assert _created_time({"created_time": "yesterday"}) is None
+    assert _created_time({}) is None
+
+
+async def test_the_broker_and_the_store_compare_their_clocks(provider: VaultProvider, seen: Seen) -> None:
+    await provider.ping()
+    assert len(seen.skews) == 1
+    assert abs(seen.skews[0]) < 2
+    seen.advance(3600)
+    await provider.ping()
+    assert abs(seen.skews[1] - 3600) < 2

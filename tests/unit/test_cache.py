@@ -342,3 +342,49 @@ def test_no_answer_is_ever_older_than_its_clocks_allow(steps: list[tuple[int, bo
         await bench.cache.aclose()
 
     asyncio.run(run())
+
+
+async def test_the_outlook_counts_what_can_still_be_used_and_when_it_ends() -> None:
+    bench = Bench()
+    bench.says(text_reading("one", created_at=START - 60))
+    await bench.value(max_stale=600)
+    bench.clock.advance(100)
+    await bench.value(OTHER, max_stale=3600)
+    outlook = await bench.cache.outlook(("vault", "env"))
+    assert (outlook["vault"].usable, outlook["env"].usable) == (2, 0)
+    assert (outlook["vault"].next_end, outlook["vault"].last_end) == (START + 600, START + 3700)
+    assert outlook["vault"].oldest == START - 60
+    bench.clock.advance(501)
+    outlook = await bench.cache.outlook(("vault",))
+    assert (outlook["vault"].usable, outlook["vault"].oldest) == (1, None)
+    await bench.cache.aclose()
+
+
+async def test_the_outlook_knows_the_end_that_the_source_itself_gave() -> None:
+    bench = Bench()
+    bench.says(text_reading("one", not_after=START + 50))
+    await bench.value()
+    assert (await bench.cache.outlook(("vault",)))["vault"].next_end == START + 50
+    await bench.cache.aclose()
+
+
+async def test_the_outlook_of_a_large_memory_lets_others_run_meanwhile() -> None:
+    bench = Bench(max_entries=2000, max_bytes=1_000_000)
+    for number in range(1200):
+        source = Source("vault", f"secret/{number}")
+        bench.provider.sources[source.path] = text_reading("x")
+        await bench.cache.get(source, fetch=bench.provider.fetch, **CLOCKS)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    outlook = await bench.cache.outlook(("vault",))
+    counting.cancel()
+    assert outlook["vault"].usable == 1200
+    assert turns >= 2
+    await bench.cache.aclose()

@@ -25,6 +25,7 @@ from broker.providers.vault.answers import (
     unavailable,
 )
 from broker.providers.vault.budget import RateGates
+from broker.providers.vault.clocks import ClockComparison
 from broker.providers.vault.login import StoreLogin
 from broker.providers.vault.mounts import Mount, MountTable
 from broker.providers.vault.settings import VaultSettings
@@ -55,6 +56,7 @@ class VaultProvider:
         self._login = StoreLogin(settings=settings, transport=self._transport, clock=tools.clock)
         self._mounts = MountTable(ask=self._look, clock=tools.clock)
         self._gates = RateGates(clock=tools.clock)
+        self._clocks = ClockComparison(clock=tools.clock, observer=tools.observer)
 
     def check(self, source: Source) -> None:
         """Refuse engine parameters, which only engines that mint would take.
@@ -108,12 +110,14 @@ class VaultProvider:
         # Health is a matter of the server: in a namespace it answers 400.
         client.adapter.namespace = None
         standby = False
+        began = self._clocks.begin()
         try:
-            await client.adapter.get("/v1/sys/health")
+            health = await client.adapter.get("/v1/sys/health")
         except StoreAnswerError as error:
-            standby = error.status in _STANDBY
+            standby, health = error.status in _STANDBY, error.document
             if not standby:
                 raise unavailable(error) from None
+        self._clocks.compare(began, health)
         try:
             await self._login.prove()
         except StoreAnswerError as error:
@@ -215,6 +219,7 @@ class VaultProvider:
             document=SecretDocument.of_fields(fields, size=size),
             version=str(metadata["version"]) if metadata and "version" in metadata else None,
             not_after=_deletion_time(metadata),
+            created_at=_created_time(metadata),
             upstream_request=request if isinstance(request, str) and request else None,
         )
 
@@ -262,6 +267,14 @@ def _size(fields: dict[str, Any]) -> int:
         level = below
     message = f"the secret is nested deeper than {_MAX_DEPTH} levels"
     raise SecretUnusableError(message)
+
+
+def _created_time(metadata: dict[str, Any] | None) -> float | None:
+    """Return when this version was written, wall seconds; None when that can't be read, for only a metric needs it."""
+    try:
+        return datetime.fromisoformat(str(metadata["created_time"])).timestamp() if metadata else None
+    except (KeyError, ValueError, OverflowError):
+        return None
 
 
 def _deletion_time(metadata: dict[str, Any] | None) -> float | None:

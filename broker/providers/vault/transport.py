@@ -106,7 +106,7 @@ class StoreTransport:
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
         self._throttled = 0
-        observer.upstream_budget(provider="vault", per_second=settings.requests_per_second, throttled=0)
+        observer.upstream_budget(provider="vault", per_second=settings.requests_per_second, throttled=0, refused=0)
 
     async def send(self, request: StoreRequest) -> StoreResponse:
         """Return the answer to `request`; a GET whose connection broke is sent once more.
@@ -156,18 +156,19 @@ class StoreTransport:
                 nullcontext() if reserved else self._slots,
             ):
                 await self._budget.take(reserved=reserved)
-                self._count_throttled()
+                self._count_budget()
                 limit.reschedule(None)
                 yield
         except TimeoutError:
+            self._count_budget(refused=1)
             message = "more reads wait for the store than the broker's budget lets through in time"
             raise SourceUnavailableError(message, retry_after=1.0) from None
 
-    def _count_throttled(self) -> None:
+    def _count_budget(self, *, refused: int = 0) -> None:
         throttled, self._throttled = self._budget.throttled - self._throttled, self._budget.throttled
-        if throttled:
+        if throttled or refused:
             rate = self._settings.requests_per_second
-            self._observer.upstream_budget(provider="vault", per_second=rate, throttled=throttled)
+            self._observer.upstream_budget(provider="vault", per_second=rate, throttled=throttled, refused=refused)
 
     async def _exchange(self, request: StoreRequest) -> StoreResponse:
         session = await self._open_session()
