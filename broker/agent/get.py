@@ -1,13 +1,16 @@
-"""`broker get`: print the value of a reference."""
+"""`broker get`: print the value of a reference, or write it to a file."""
 
 import argparse
 import base64
 import json
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from broker.agent.client import Answer, BrokerClient, add_client_arguments, client_settings
 from broker.agent.refusal import say, say_refused
+from broker.agent.secret_file import write_secret_file
 from broker.errors import BrokerError
 from broker.secret import Encoding
 
@@ -23,35 +26,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print a JSON object, reference to value; binary values as base64"
     )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write to FILE instead: in one step, only when that changes it, and not at all when one is refused",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=["0400", "0440", "0600", "0640"],
+        default="0600",
+        help="mode of FILE from its first byte (%(default)s); the group is for an fsGroup or a setgid directory",
+    )
     add_client_arguments(parser)
     parser.epilog = (
         "One reference prints its value alone, byte for byte; several print a JSON object.\n\n"
         "exit status: 0 done, 1 refused, 2 wrong command line, 4 broker or source away\n\n"
         "examples:\n"
         "  broker get 'vault:secret/logflux#api_key'\n"
-        "  broker get --json '${LOGFLUX_PAT}' /var/secrets/logflux/tls_key"
+        "  broker get --json '${LOGFLUX_PAT}' /var/secrets/logflux/tls_key\n"
+        "  broker get --output /run/secrets/api_key 'vault:secret/logflux#api_key'"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what the broker gives."""
+    """Print or write what the broker gives."""
     try:
         client = BrokerClient(settings=client_settings(arguments, os.environ))
         answers = client.resolve(arguments.references, require=arguments.require)
     except BrokerError as error:
         return say(error)
-    if arguments.json or len(answers) > 1:
-        print(
-            json.dumps(
-                {answer.reference: _json_value(answer) for answer in answers if answer.value}, ensure_ascii=False
-            )
-        )
-    elif answers[0].value is not None:
-        sys.stdout.buffer.write(answers[0].value.reveal())
-        if sys.stdout.isatty():
-            sys.stdout.buffer.write(b"\n")
-        sys.stdout.buffer.flush()
-    return say_refused(answers)
+    text = _text(answers, as_json=arguments.json)
+    if arguments.output is None:
+        _print(text)
+        return say_refused(answers)
+    status = say_refused(answers)
+    # A file with a part of what was asked for would look complete to its reader.
+    if status:
+        return status
+    try:
+        write_secret_file(arguments.output, text, mode=int(arguments.mode, 8))
+    except BrokerError as error:
+        return say(error)
+    return 0
+
+
+def _text(answers: Sequence[Answer], *, as_json: bool) -> bytes:
+    if as_json or len(answers) > 1:
+        values = {answer.reference: _json_value(answer) for answer in answers if answer.value}
+        return json.dumps(values, ensure_ascii=False).encode() + b"\n"
+    return answers[0].value.reveal() if answers[0].value is not None else b""
+
+
+def _print(text: bytes) -> None:
+    sys.stdout.buffer.write(text)
+    if text and sys.stdout.isatty() and not text.endswith(b"\n"):
+        sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.flush()
 
 
 def _json_value(answer: Answer) -> object:

@@ -1,6 +1,7 @@
 """The operations listener: is it alive, is it ready and since when, and what has it counted."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,7 +48,12 @@ class Readiness:
     @property
     def ready(self) -> bool:
         """Tell whether every dependency is ready, and there is one."""
-        return bool(self._states) and all(state.ready for state in self._states.values())
+        return self.ready_without(())
+
+    def ready_without(self, excluded: Collection[str]) -> bool:
+        """Tell whether every dependency but the `excluded` is ready, and there is one."""
+        counted = [state.ready for name, state in self._states.items() if name not in excluded]
+        return bool(counted) and all(counted)
 
     def snapshot(self) -> dict[str, DependencyState]:
         """Return the state of every dependency, by name."""
@@ -78,9 +84,13 @@ class _OperationsHandler:
         """Answer that the event loop turns."""
         return web.Response(body=b'{"alive":true}', headers=json_headers())
 
-    async def readyz(self, _request: web.Request) -> web.Response:
-        """Answer whether requests would be served, with a state and a since-when for each dependency."""
-        ready = self.readiness.ready
+    async def readyz(self, request: web.Request) -> web.Response:
+        """Answer whether requests would be served, with a state and a since-when for each dependency.
+
+        `?exclude=NAME`, as at the Kubernetes API server, leaves a dependency out of the verdict and not out of the
+        report: a load balancer must not take a broker away that still has values for an outage of the store.
+        """
+        ready = self.readiness.ready_without(request.query.getall("exclude", []))
         dependencies = {
             name: {"ready": state.ready, "since": rfc3339(state.since), "reason": state.reason}
             for name, state in self.readiness.snapshot().items()

@@ -1,6 +1,8 @@
 """One canary value goes through every path, and is found only in the answer to its rightful reader."""
 
 import base64
+import subprocess
+import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +39,14 @@ def broker() -> Iterator[RunningBroker]:
         yield it
 
 
+def agent_get(broker: RunningBroker, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    certificate, key = broker.place.certificate("shipper")
+    who = ["--url", broker.place.url, "--ca", broker.place.authority, "--cert", certificate, "--key", key]
+    return subprocess.run(
+        [sys.executable, "-m", "broker", "get", *who, *arguments], capture_output=True, timeout=60, check=False
+    )
+
+
 def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: RunningBroker) -> None:
     rightful = [
         broker.resolve("vault:secret/logflux#api_key"),
@@ -67,6 +77,10 @@ def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: Running
     places: dict[str, bytes] = {f"answer {number} ({a.status})": a.body for number, a in enumerate(others)}
     places["metrics"] = broker.operations("/metrics").body
     places["readiness"] = broker.operations("/readyz").body
+    for name in ("written", "no-such-directory/refused"):
+        done = agent_get(broker, "--output", str(broker.place.directory / name), "vault:secret/logflux#api_key")
+        places[f"get --output {name}"] = done.stdout + done.stderr
+    assert (broker.place.directory / "written").read_text() == CANARY
     places["command line"] = Path(f"/proc/{broker.child.handle.pid}/cmdline").read_bytes()
     assert broker.terminate() == 0
     places["log"] = broker.child.log.read_bytes()

@@ -103,6 +103,31 @@ def test_several_references_print_an_object(broker: Broker) -> None:
     assert json.loads(broker.run("get", "env:A", "vault:a/b").stdout) == {"env:A": "a", "vault:a/b": {"x": 1}}
 
 
+def test_a_file_gets_the_value_with_its_mode_and_nothing_is_printed(broker: Broker, tmp_path: Path) -> None:
+    broker.answers.append((200, {}, {"results": [ok("env:A", "/wA=", "base64")]}))
+    file = tmp_path / "key"
+    done = broker.run("get", "--output", str(file), "--mode", "0440", "env:A")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert (file.read_bytes(), file.stat().st_mode & 0o777) == (b"\xff\x00", 0o440)
+
+
+def test_a_file_is_not_written_when_one_reference_is_refused(broker: Broker, tmp_path: Path) -> None:
+    refused = {"reference": "env:B", "status": "missing", "code": "secret_missing", "detail": "no such variable"}
+    broker.answers.append((200, {}, {"results": [ok("env:A", "a"), refused]}))
+    file = tmp_path / "key"
+    done = broker.run("get", "--require", "any", "--output", str(file), "env:A", "env:B")
+    assert done.returncode == 1
+    assert not file.exists()
+
+
+def test_a_file_that_cant_be_written_is_named_and_the_value_is_not(broker: Broker, tmp_path: Path) -> None:
+    broker.answers.append((200, {}, {"results": [ok("env:A", "s3cret")]}))
+    done = broker.run("get", "--output", str(tmp_path / "no" / "key"), "env:A")
+    assert done.returncode == 2
+    assert b"/no/key: No such file or directory; --output" in done.stderr
+    assert b"s3cret" not in done.stderr + done.stdout
+
+
 def test_a_refusal_is_told_a_line_a_reference_and_ends_with_1(broker: Broker) -> None:
     results = [{"reference": "env:A", "status": "denied", "code": "reference_denied", "detail": "policy says no"}]
     broker.answers.append((403, {}, {"code": "reference_denied", "detail": "refused", "results": results}))

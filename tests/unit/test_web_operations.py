@@ -56,6 +56,21 @@ async def test_every_dependency_must_be_ready(client: Client, readiness: Readine
     assert (await client.get("/readyz")).status == 200
 
 
+async def test_an_excluded_dependency_is_reported_and_does_not_count(client: Client, readiness: Readiness) -> None:
+    readiness.set("audit", ready=True, reason="")
+    readiness.set("vault", ready=False, reason="sealed")
+    readiness.set("file", ready=False, reason="not mounted")
+    assert (await client.get("/readyz?exclude=vault")).status == 503
+    response = await client.get("/readyz?exclude=vault&exclude=file")
+    assert response.status == 200
+    assert (await response.json())["dependencies"]["vault"]["reason"] == "sealed"
+
+
+async def test_excluding_everything_is_not_ready(client: Client, readiness: Readiness) -> None:
+    readiness.set("audit", ready=True, reason="")
+    assert (await client.get("/readyz?exclude=audit")).status == 503
+
+
 def test_since_is_the_last_change_of_ready(clock: FakeClock, readiness: Readiness) -> None:
     readiness.set("vault", ready=False, reason="down")
     before = clock.now()

@@ -1,0 +1,62 @@
+"""Write a secret to a file that readers see whole or not at all, with its mode from the first byte."""
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from broker.agent.client import ClientSettingsError
+
+
+def write_secret_file(file: Path, data: bytes, *, mode: int) -> bool:
+    """Put `data` in the place of `file` in one step; return whether it differed from what was there.
+
+    A reader that watches the file is not woken for nothing, so the same bytes with the same mode stay as they are.
+
+    Raises:
+        ClientSettingsError: It is no regular file, or can't be written; names the file and never its contents.
+
+    """
+    try:
+        if _is_there(file, data, mode=mode):
+            return False
+        _replace(file, data, mode=mode)
+    except OSError as error:
+        message = f"{file}: {error.strerror}; --output names a file in a directory that this user may write to"
+        raise ClientSettingsError(message) from None
+    return True
+
+
+def _is_there(file: Path, data: bytes, *, mode: int) -> bool:
+    try:
+        status = file.lstat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(status.st_mode):
+        # Neither a device such as /dev/stdout nor a link may be replaced by a file.
+        message = f"{file}: is there and is no regular file; to print the value leave --output out"
+        raise ClientSettingsError(message)
+    if stat.S_IMODE(status.st_mode) != mode or status.st_size != len(data):
+        return False
+    try:
+        return file.read_bytes() == data
+    except PermissionError:
+        return False
+
+
+def _replace(file: Path, data: bytes, *, mode: int) -> None:
+    beside = file.parent / f".{file.name}.{secrets.token_hex(8)}"
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            # The umask took bits away; these are what was asked for.
+            os.fchmod(handle.fileno(), mode)
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        beside.replace(file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
