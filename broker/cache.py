@@ -11,7 +11,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from broker.clock import Clock
 from broker.errors import FetchError, SourceUnavailableError
@@ -39,6 +39,7 @@ class Cached:
         fresh_until: Wall time of the end of the first clock.
         stale_until: Wall time of the end of the second clock; `fresh_until` when it is switched off.
         stale: The first clock has ended, and the source gave nothing newer.
+        derived: What was made of it for one answer and serves the next one too; it goes when the reading goes.
 
     """
 
@@ -47,6 +48,7 @@ class Cached:
     fresh_until: float
     stale_until: float
     stale: bool
+    derived: dict[tuple[str, str], object] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(slots=True)
@@ -59,6 +61,8 @@ class _Entry:
     # The end of the second clock of those for whom it was read, or the source's own; nothing is decided by it.
     lasts_until: float
     retry_at: float = -math.inf
+    # The answer given last while it was fresh, by its clocks: nearly every look-up has the same ones.
+    answered: "tuple[_Clocks, Cached] | None" = None
 
 
 @dataclass(slots=True, eq=False)
@@ -68,8 +72,7 @@ class _Flight:
     task: asyncio.Task["_Entry | FetchError"] = field(init=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Clocks:
+class _Clocks(NamedTuple):
     fresh_for: float
     gone_after: float
 
@@ -128,7 +131,9 @@ class Cache:
             return None
         self._entries.move_to_end(source)
         self._metrics.cache_lookup("hit")
-        return self._cached(entry, clocks, stale=False)
+        if entry.answered is None or entry.answered[0] != clocks:
+            entry.answered = clocks, self._cached(entry, clocks, stale=False)
+        return entry.answered[1]
 
     async def get(self, source: Source, *, fresh_for: float, max_stale: float, fetch: Fetch) -> Cached:
         """Return `source` from memory or by `fetch`, which runs once for everyone who asks meanwhile.

@@ -69,6 +69,10 @@ class Reference:
         """Return the canonical spelling."""
         return self.text
 
+    def __hash__(self) -> int:
+        """Return the hash of the canonical spelling, which no other reference has."""
+        return hash(self.text)
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:

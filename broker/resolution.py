@@ -3,10 +3,11 @@
 import base64
 import binascii
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
+from broker.audit.event import ReferenceRecord
 from broker.cache import Cached
 from broker.errors import (
     FetchError,
@@ -20,9 +21,19 @@ from broker.policy.decision import Allow, Deny
 from broker.reference import Reference
 from broker.secret import SecretValue
 
+WITHHELD: Final = "withheld"
+_MAX_DERIVED: Final = 1024
 DENIED_CODE: Final = "reference_denied"
 # One text for every refusal: it must not tell whether the secret exists, nor which rule said no.
 DENIED_DETAIL: Final = "policy does not give you this reference"
+
+
+class Fingerprints(Protocol):
+    """Names values by a keyed hash."""
+
+    def of(self, value: SecretValue, /) -> str:
+        """Return the keyed hash of a value."""
+        ...
 
 
 class Require(StrEnum):
@@ -83,24 +94,22 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One reference on its way: its result, and what its record says beside that.
+    """One reference on its way.
 
     Attributes:
         scheme: The provider that it concerns, `none` when there is none; a label of a metric.
         result: What its asker is told.
-        reference: Its canonical text; empty when it is malformed, because that may be a secret at the wrong place.
-        reason: Why it failed, as a slug.
-        rule: The rule of the policy that decided.
-        upstream_request: The source's own id of the read.
+        record: What the audit keeps of it.
 
     """
 
     scheme: str
     result: Granted | Refused
-    reference: str
-    reason: str = ""
-    rule: str = ""
-    upstream_request: str = ""
+    record: ReferenceRecord
+
+    def withheld(self) -> "Item":
+        """Return the item of a value that stays here, because another reference of the request failed."""
+        return replace(self, record=replace(self.record, status=WITHHELD, fingerprint=""))
 
 
 def resolution_of(items: Sequence[Item], require: Require) -> Resolution:
@@ -117,14 +126,17 @@ def malformed_item(text: str, error: MalformedReferenceError) -> Item:
     refused = Refused(
         reference=text, status=Status.INVALID, code=error.code, detail=error.detail, position=error.position
     )
-    return Item("none", refused, "", reason=f"malformed_at_{error.position}")
+    record = ReferenceRecord(reference="", status=refused.status, reason=f"malformed_at_{error.position}")
+    return Item("none", refused, record)
 
 
-def denied_item(text: str, reference: Reference, decision: Deny | None, scheme: str) -> Item:
+def denied_item(text: str, reference: Reference, decision: Deny, scheme: str) -> Item:
     """Return the item of a reference that policy refuses."""
     refused = Refused(reference=text, status=Status.DENIED, code=DENIED_CODE, detail=DENIED_DETAIL)
-    reason = "" if decision is None else decision.reason
-    return Item(scheme, refused, reference.text, reason=reason, rule="" if decision is None else decision.rule or "")
+    record = ReferenceRecord(
+        reference=reference.text, status=refused.status, reason=decision.reason, rule=decision.rule or ""
+    )
+    return Item(scheme, refused, record)
 
 
 def failed_item(text: str, reference: Reference, decision: Allow, scheme: str, error: FetchError) -> Item:
@@ -137,17 +149,21 @@ def failed_item(text: str, reference: Reference, decision: Allow, scheme: str, e
         detail=error.detail,
         retry_after=error.retry_after if isinstance(error, SourceUnavailableError) else None,
     )
-    return Item(scheme, refused, reference.text, reason=reason, rule=decision.rule)
+    record = ReferenceRecord(reference=reference.text, status=status, reason=reason, rule=decision.rule)
+    return Item(scheme, refused, record)
 
 
-def granted_item(text: str, reference: Reference, decision: Allow, scheme: str, cached: Cached) -> Item:
-    """Return the item of a reference that has its value.
+def granted_item(text: str, reference: Reference, decision: Allow, cached: Cached, fingerprints: Fingerprints) -> Item:
+    """Return the item of a reference that has its value; the same one as long as the reading is the same.
 
     Raises:
         SecretMissingError: The secret is there, and the field is not.
         SecretUnusableError: The value can't be written in an answer, or can't be decoded as asked.
 
     """
+    known = cached.derived.get((text, decision.rule))
+    if isinstance(known, Item):
+        return known
     granted = Granted(
         reference=text,
         status=Status.STALE if cached.stale else Status.OK,
@@ -157,13 +173,18 @@ def granted_item(text: str, reference: Reference, decision: Allow, scheme: str, 
         fresh_until=cached.fresh_until,
         stale_until=cached.stale_until,
     )
-    return Item(
-        scheme,
-        granted,
-        reference.text,
+    record = ReferenceRecord(
+        reference=reference.text,
+        status=granted.status,
         rule=decision.rule,
+        version=granted.version or "",
+        fingerprint=fingerprints.of(granted.value),
         upstream_request=cached.reading.upstream_request or "",
     )
+    item = Item(reference.source.scheme, granted, record)
+    if len(cached.derived) < _MAX_DERIVED:
+        cached.derived[text, decision.rule] = item
+    return item
 
 
 def _value(reference: Reference, cached: Cached) -> SecretValue:

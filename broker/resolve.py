@@ -6,12 +6,12 @@ exists. The event is durable before a value is returned. Everything else may cha
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol
 
-from broker.audit.event import AuditEvent, EventKind, Outcome, ReferenceRecord
+from broker.audit.event import AuditEvent, EventKind, Outcome
 from broker.cache import Cache, Cached
 from broker.clock import Clock
 from broker.errors import (
@@ -27,13 +27,14 @@ from broker.errors import (
 )
 from broker.identity import IdentityKind, PeerIdentity
 from broker.metrics import Metrics
-from broker.policy.decision import Allow, Context, Decision
+from broker.policy.decision import Allow, Context, Decision, Deny
 from broker.providers.base import Provider
 from broker.reference import Reference, Source, parse
 from broker.resolution import (
+    WITHHELD,
+    Fingerprints,
     Granted,
     Item,
-    Refused,
     Require,
     Resolution,
     denied_item,
@@ -42,7 +43,6 @@ from broker.resolution import (
     malformed_item,
     resolution_of,
 )
-from broker.secret import SecretValue
 from broker.tokens import TokenClaims
 
 _MAX_PARSED: Final = 4096
@@ -53,8 +53,10 @@ Address = IPv4Address | IPv6Address
 class Policy(Protocol):
     """What this use case asks of a policy."""
 
-    def decide(self, *, identity: PeerIdentity, reference: Reference, context: Context) -> Decision:
-        """Decide about one reference."""
+    def decide_all(
+        self, *, identity: PeerIdentity, references: Sequence[Reference], context: Context
+    ) -> Sequence[Decision]:
+        """Decide about each reference of one request."""
         ...
 
     def recognises(self, identity: PeerIdentity, /) -> bool:
@@ -88,14 +90,6 @@ class Trail(Protocol):
 
     async def append(self, event: AuditEvent, /) -> None:
         """Return when `event` is durable. Raises: AuditUnavailableError."""
-        ...
-
-
-class Fingerprints(Protocol):
-    """Names values by a keyed hash."""
-
-    def of(self, value: SecretValue, /) -> str:
-        """Return the keyed hash of a value."""
         ...
 
 
@@ -164,13 +158,10 @@ class ResolveReferences:
         self._check_count(texts)
         policy = self._policy.current
         asker = await self._authenticate(policy, peer, unverified_token, address, request)
-        parsed = [self._parse(text) for text in texts]
-        decisions = [self._decide(policy, asker, reference) for reference in parsed]
-        readings = await self._read(parsed, decisions)
-        items = [
-            self._item(text, reference, decision, readings)
-            for text, reference, decision in zip(texts, parsed, decisions, strict=True)
-        ]
+        parsed = {text: self._parse(text) for text in texts}
+        decisions = self._decide(policy, asker, parsed.values())
+        readings = await self._read(decisions)
+        items = [self._item(text, parsed[text], decisions, readings) for text in texts]
         resolution = resolution_of(items, require)
         await self._record(asker, items, resolution)
         return resolution
@@ -239,18 +230,16 @@ class ResolveReferences:
         self._parsed[text] = reference
         return reference
 
-    def _decide(self, policy: Policy, asker: _Asker, reference: _Parsed) -> Decision | None:
-        if isinstance(reference, MalformedReferenceError):
-            return None
-        return policy.decide(identity=asker.peer, reference=reference, context=asker.context)
+    def _decide(self, policy: Policy, asker: _Asker, parsed: Iterable[_Parsed]) -> Mapping[Reference, Decision]:
+        references = [reference for reference in parsed if isinstance(reference, Reference)]
+        decisions = policy.decide_all(identity=asker.peer, references=references, context=asker.context)
+        return dict(zip(references, decisions, strict=True))
 
-    async def _read(
-        self, parsed: Sequence[_Parsed], decisions: Sequence[Decision | None]
-    ) -> Mapping[Source, Cached | FetchError]:
+    async def _read(self, decisions: Mapping[Reference, Decision]) -> Mapping[Source, Cached | FetchError]:
         """Read each allowed source once, with the shortest clocks that apply to it."""
         clocks: dict[Source, tuple[float, float]] = {}
-        for reference, decision in zip(parsed, decisions, strict=True):
-            if isinstance(reference, Reference) and isinstance(decision, Allow):
+        for reference, decision in decisions.items():
+            if isinstance(decision, Allow):
                 fresh_for, max_stale = clocks.get(reference.source, (decision.fresh_for, decision.max_stale))
                 clocks[reference.source] = (min(fresh_for, decision.fresh_for), min(max_stale, decision.max_stale))
         readings: dict[Source, Cached | FetchError] = {}
@@ -276,23 +265,30 @@ class ResolveReferences:
             return error
 
     def _item(
-        self, text: str, reference: _Parsed, decision: Decision | None, readings: Mapping[Source, Cached | FetchError]
+        self,
+        text: str,
+        reference: _Parsed,
+        decisions: Mapping[Reference, Decision],
+        readings: Mapping[Source, Cached | FetchError],
     ) -> Item:
         if isinstance(reference, MalformedReferenceError):
             return malformed_item(text, reference)
         scheme = reference.source.scheme if reference.source.scheme in self._providers else "none"
-        if not isinstance(decision, Allow):
+        decision = decisions[reference]
+        if isinstance(decision, Deny):
             return denied_item(text, reference, decision, scheme)
         reading = readings[reference.source]
         if isinstance(reading, FetchError):
             return failed_item(text, reference, decision, scheme, reading)
         try:
-            return granted_item(text, reference, decision, scheme, reading)
+            return granted_item(text, reference, decision, reading, self._fingerprints)
         except FetchError as error:
             return failed_item(text, reference, decision, scheme, error)
 
     async def _record(self, asker: _Asker, items: Sequence[Item], resolution: Resolution) -> None:
         revealed = resolution.complete and any(isinstance(item.result, Granted) for item in items)
+        if not revealed:
+            items = [item.withheld() if isinstance(item.result, Granted) else item for item in items]
         event = AuditEvent(
             kind=EventKind.RESOLVE,
             outcome=Outcome.SUCCESS if revealed else Outcome.FAILURE,
@@ -302,32 +298,14 @@ class ResolveReferences:
             request=asker.request,
             reason=resolution.worst or "",
             token=asker.token,
-            references=tuple(self._record_of(item, revealed=revealed) for item in items),
+            references=tuple([item.record for item in items]),
         )
         await self._trail.append(event)
-        counts = Counter(
-            (item.scheme, item.result.status) for item in items if revealed or isinstance(item.result, Refused)
-        )
+        # Counted when it is durable: a withheld value was not answered.
+        counts = Counter([(item.scheme, item.record.status) for item in items])
         for (scheme, status), count in counts.items():
-            self._metrics.references(provider=scheme, outcome=status, count=count)
-
-    def _record_of(self, item: Item, *, revealed: bool) -> ReferenceRecord:
-        result = item.result
-        if isinstance(result, Refused):
-            status, version, fingerprint = str(result.status), "", ""
-        elif revealed:
-            status, version, fingerprint = str(result.status), result.version or "", self._fingerprints.of(result.value)
-        else:
-            status, version, fingerprint = "withheld", result.version or "", ""
-        return ReferenceRecord(
-            reference=item.reference,
-            status=status,
-            reason=item.reason,
-            rule=item.rule,
-            version=version,
-            fingerprint=fingerprint,
-            upstream_request=item.upstream_request,
-        )
+            if status != WITHHELD:
+                self._metrics.references(provider=scheme, outcome=status, count=count)
 
     async def _record_failure(
         self, *, identity: str, address: str, request: str, reason: str, environment: str = ""

@@ -1,7 +1,7 @@
 """Stand-ins that implement the production protocols, for tests of what is above them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -106,7 +106,12 @@ class FakePolicy:
     def current(self) -> "FakePolicy":
         return self
 
-    def decide(self, *, identity: PeerIdentity, reference: Reference, context: Context) -> Decision:
+    def decide_all(
+        self, *, identity: PeerIdentity, references: Sequence[Reference], context: Context
+    ) -> list[Decision]:
+        return [self._decide(reference, context) for reference in references]
+
+    def _decide(self, reference: Reference, context: Context) -> Decision:
         self.asked.append((reference, context))
         if context.scope is not None and not any(pattern.covers_reference(reference) for pattern in context.scope):
             return Deny(DenyReason.SCOPE)

@@ -5,51 +5,24 @@ and what can't be evaluated counts against the one who asks.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from broker.identity import PeerIdentity
 from broker.pattern import Pattern
 from broker.policy.conditions import Conditions
-from broker.policy.decision import Allow, Context, Decision, Deny, DenyReason
+from broker.policy.decision import Context, Decision, Deny, DenyReason
 from broker.policy.index import PatternIndex
 from broker.policy.model import EVERYONE, PolicyModel
 from broker.policy.parse import parse_policy
+from broker.policy.rule import Case, Effects, Rule, by_order
 from broker.policy.subjects import Ambiguous, Subject, SubjectIndex
 from broker.reference import Reference
 
 DEFAULT_FRESH_FOR: Final = 300.0
 DEFAULT_MAX_STALE: Final = 3600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """One rule; `order` is its place in the file, from 0, and the clocks are in seconds."""
-
-    order: int
-    name: str
-    allows: bool
-    patterns: tuple[Pattern, ...]
-    to: tuple[str, ...]
-    conditions: Conditions
-    fresh_for: float
-    max_stale: float
-
-    def concerns(self, subject: Subject) -> bool:
-        """Tell whether the rule speaks about `subject`."""
-        return subject.name in self.to or EVERYONE in self.to
-
-    def matches(self, reference: Reference) -> bool:
-        """Tell whether the rule speaks about `reference`: all of it to allow, any of it to deny."""
-        if self.allows:
-            return any(pattern.covers_reference(reference) for pattern in self.patterns)
-        return any(pattern.touches_reference(reference) for pattern in self.patterns)
-
-    def takes_effect(self, context: Context, *, environment: str | None) -> bool:
-        """Tell whether the conditions let the rule count; what can't be evaluated denies and does not allow."""
-        holds = self.conditions.hold(context, environment=environment)
-        return holds is True if self.allows else holds is not False
+_MAX_CASES: Final = 8192
 
 
 class Policy:
@@ -73,21 +46,25 @@ class Policy:
             for pattern in patterns:
                 self._walls.add(pattern, environment)
         self._by_recipient = _index_rules(rules)
+        # What the file says about a subject and a reference never changes, and agents ask the same again and again.
+        self._cases: dict[tuple[str, str], Case] = {}
 
     def decide(self, *, identity: PeerIdentity, reference: Reference, context: Context) -> Decision:
         """Return whether `identity` may resolve `reference` in this context, and by or against which rule."""
+        [decision] = self.decide_all(identity=identity, references=(reference,), context=context)
+        return decision
+
+    def decide_all(
+        self, *, identity: PeerIdentity, references: Sequence[Reference], context: Context
+    ) -> list[Decision]:
+        """Return the decision about each of `references`, all of one request and so of one context."""
         subject = self._subjects.find(identity)
         if subject is None:
-            return Deny(DenyReason.UNKNOWN_IDENTITY)
+            return [Deny(DenyReason.UNKNOWN_IDENTITY)] * len(references)
         if isinstance(subject, Ambiguous):
-            return Deny(DenyReason.AMBIGUOUS_IDENTITY)
-        if self.foreign_owners(reference, subject):
-            return Deny(DenyReason.ENVIRONMENT)
-        if denying := self._denying(reference, subject, context):
-            return Deny(DenyReason.DENY_RULE, min(denying, key=_order).name)
-        if not within_scope(reference, context):
-            return Deny(DenyReason.SCOPE)
-        return self._allowed(reference, subject, context)
+            return [Deny(DenyReason.AMBIGUOUS_IDENTITY)] * len(references)
+        effects = Effects(context, environment=subject.environment)
+        return [self._case(reference, subject).decide(reference, effects) for reference in references]
 
     def subject_of(self, identity: PeerIdentity) -> Subject | Ambiguous | None:
         """Return the entry of the file that `identity` is."""
@@ -121,33 +98,38 @@ class Policy:
         }
         return tuple(sorted(owners))
 
-    def _denying(self, reference: Reference, subject: Subject, context: Context) -> list[Rule]:
-        return [
+    def _case(self, reference: Reference, subject: Subject) -> Case:
+        key = (subject.name, reference.text)
+        case = self._cases.get(key)
+        if case is None:
+            if len(self._cases) >= _MAX_CASES:
+                self._cases.clear()
+            case = self._cases[key] = Case(
+                foreign=bool(self.foreign_owners(reference, subject)),
+                denying=self._denying(reference, subject),
+                allowing=self._allowing(reference, subject),
+            )
+        return case
+
+    def _denying(self, reference: Reference, subject: Subject) -> tuple[Rule, ...]:
+        found = (
             rule
             for recipient in (subject.name, EVERYONE)
             if recipient in self._by_recipient
             for pattern, rule in self._by_recipient[recipient].deny.touching(reference)
-            if pattern.touches_reference(reference) and rule.takes_effect(context, environment=subject.environment)
-        ]
+            if pattern.touches_reference(reference)
+        )
+        return tuple(sorted(found, key=by_order))
 
-    def _allowed(self, reference: Reference, subject: Subject, context: Context) -> Decision:
+    def _allowing(self, reference: Reference, subject: Subject) -> tuple[Rule, ...]:
         if subject.name not in self._by_recipient:
-            return Deny(DenyReason.NO_RULE)
-        matching = [
+            return ()
+        found = (
             rule
             for pattern, rule in self._by_recipient[subject.name].allow.covering(reference)
             if pattern.covers_reference(reference)
-        ]
-        if not matching:
-            return Deny(DenyReason.NO_RULE)
-        counting = [rule for rule in matching if rule.takes_effect(context, environment=subject.environment)]
-        if not counting:
-            return Deny(DenyReason.CONDITION)
-        return Allow(
-            rule=min(counting, key=_order).name,
-            fresh_for=min(rule.fresh_for for rule in counting),
-            max_stale=min(rule.max_stale for rule in counting),
         )
+        return tuple(sorted(found, key=by_order))
 
 
 def compile_policy(text: str | bytes) -> Policy:
@@ -164,11 +146,6 @@ def compile_policy(text: str | bytes) -> Policy:
         owned={name: environment.owns for name, environment in model.environments.items()},
         digest=hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest(),
     )
-
-
-def within_scope(reference: Reference, context: Context) -> bool:
-    """Tell whether the presented token, if any, covers `reference`; an empty scope covers nothing."""
-    return context.scope is None or any(pattern.covers_reference(reference) for pattern in context.scope)
 
 
 def _rules(model: PolicyModel) -> tuple[Rule, ...]:
@@ -223,7 +200,3 @@ def _index_rules(rules: Iterable[Rule]) -> Mapping[str, _Recipient]:
         else:
             recipient_index.deny.add(pattern, rule)
     return index
-
-
-def _order(rule: Rule) -> int:
-    return rule.order

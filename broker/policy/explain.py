@@ -5,7 +5,8 @@ from enum import StrEnum
 
 from broker.identity import PeerIdentity
 from broker.policy.decision import Context, Decision
-from broker.policy.engine import Policy, Rule, within_scope
+from broker.policy.engine import Policy
+from broker.policy.rule import Rule, within_scope
 from broker.policy.subjects import Ambiguous, Subject
 from broker.reference import Reference
 

@@ -12,8 +12,9 @@ from broker.pattern import Pattern, parse_pattern
 from broker.policy import index
 from broker.policy.conditions import Conditions, parse_network
 from broker.policy.decision import Allow, Context, Decision, Deny, DenyReason
-from broker.policy.engine import Policy, Rule
+from broker.policy.engine import Policy
 from broker.policy.explain import Outcome, explain
+from broker.policy.rule import Rule
 from broker.policy.subjects import Subject
 from broker.reference import Reference, parse
 

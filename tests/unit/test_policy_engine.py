@@ -309,3 +309,30 @@ def test_a_reload_replaces_the_policy_in_force() -> None:
     assert current.current is first
     current.replace(second)
     assert current.current is second
+
+
+def test_what_is_remembered_of_a_reference_depends_on_neither_subject_nor_context() -> None:
+    subject = policy(
+        'allow: ["vault:secret/**"], to: [shipper], when: {networks: ["10.0.0.0/8"]}',
+        'deny: ["vault:secret/closed"], to: ["*"], when: {hours: "22:00-06:00"}',
+    )
+    noon = 12 * 3600.0
+    for _ in range(2):
+        assert decide(subject, "vault:secret/a#b", address="10.1.2.3", now=noon) == Allow("rule 1", 300, 3600)
+        assert decide(subject, "vault:secret/a#b", address="192.0.2.1", now=noon) == Deny(DenyReason.CONDITION)
+        assert decide(subject, "vault:secret/a#b", name="host.example", now=noon) == Deny(DenyReason.NO_RULE)
+        assert decide(subject, "vault:secret/closed", address="10.1.2.3", now=noon) == Allow("rule 1", 300, 3600)
+        assert decide(subject, "vault:secret/closed", now=0.0) == Deny(DenyReason.DENY_RULE, "rule 2")
+        scope = ("vault:secret/other",)
+        assert decide(subject, "vault:secret/a#b", address="10.1.2.3", now=noon, scope=scope) == Deny(DenyReason.SCOPE)
+
+
+def test_all_references_of_a_request_are_decided_as_each_alone_is() -> None:
+    subject = policy('allow: ["vault:secret/*"], to: [shipper]', 'deny: ["vault:secret/closed"], to: [shipper]')
+    references = [parse(text) for text in ("vault:secret/a", "vault:secret/closed", "env:A", "vault:secret/a")]
+    context = Context(address=ip_address("127.0.0.1"), now=0.0)
+    together = subject.decide_all(identity=peer(), references=references, context=context)
+    assert together == [subject.decide(identity=peer(), reference=one, context=context) for one in references]
+    assert subject.decide_all(identity=peer("nobody.example"), references=references, context=context) == [
+        Deny(DenyReason.UNKNOWN_IDENTITY)
+    ] * len(references)

@@ -182,6 +182,26 @@ async def test_with_all_one_failure_means_no_value_and_every_failure_is_named(be
     assert event.references[2].reason == "no_rule"
 
 
+async def test_a_value_that_was_withheld_once_is_on_record_when_it_is_given(bench: Bench) -> None:
+    await bench.ask(KEY, "vault:secret/app#none")
+    await bench.ask(KEY)
+    await bench.ask(KEY, "vault:secret/app#none")
+    records = [event.references[0] for event in bench.trail.events]
+    assert [(record.status, record.fingerprint) for record in records] == [
+        ("withheld", ""),
+        ("ok", f"fp:k1:{len(CANARY)}"),
+        ("withheld", ""),
+    ]
+
+
+async def test_a_value_that_was_read_anew_is_recorded_anew(bench: Bench) -> None:
+    await bench.ask(KEY)
+    bench.clock.advance(301)
+    bench.vault.sources["secret/app"] = fields_reading(key="changed")
+    assert values(await bench.ask(KEY)) == ["changed"]
+    assert bench.trail.events[-1].references[0].fingerprint == "fp:k1:7"
+
+
 async def test_with_any_the_rest_is_answered(bench: Bench) -> None:
     resolution = await bench.ask("vault:secret/foreign#x", KEY, require=Require.ANY)
     assert resolution.complete
