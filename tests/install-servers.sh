@@ -1,8 +1,9 @@
 #!/bin/sh
-# Install the Debian servers that some tests talk to, where apt and root exist; quick when they are there.
+# Install the Debian servers and tools that some tests need, where apt and root exist; quick when they are there.
 set -eu
 missing=""
 command -v prometheus >/dev/null 2>&1 || missing="$missing prometheus"
+command -v kubectl >/dev/null 2>&1 || missing="$missing kubernetes-client"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
   echo "installing$missing (once) ..."
