@@ -2,13 +2,14 @@
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 
 from aiohttp import web
 
 from broker.cli.serve import loop_factory
+from broker.web.certificates import TlsFiles, build_context, read_pair, read_trust
 from broker.web.listener import TlsListener, bind
-from broker.web.tls import server_context
 
 
 async def answer(request: web.Request) -> web.Response:
@@ -22,9 +23,9 @@ async def main(directory: Path, port: int) -> None:
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     pki = directory / "pki"
-    context = server_context(
-        certificate=pki / "broker.crt", key=pki / "broker.key", client_ca=pki / "ca.crt", minimum="1.3"
-    )
+    files = TlsFiles(certificate=pki / "broker.crt", key=pki / "broker.key", client_ca=pki / "ca.crt")
+    now = time.time()
+    context = build_context(pair=read_pair(files, now=now), trust=read_trust(files, now=now), minimum="1.3")
     listener = TlsListener(
         runner=runner, sock=bind("127.0.0.1", port), context=lambda: context, on_handshake=lambda _result: None
     )

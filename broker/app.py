@@ -5,7 +5,7 @@ Nothing else constructs collaborators, and only this module picks implementation
 
 import asyncio
 import logging
-import ssl
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from broker.audit.trail import Trail
 from broker.cache import Cache
 from broker.clock import Clock, SystemClock
 from broker.config import Settings, validate_section
+from broker.config_file import SettingsFile
 from broker.errors import AuditUnavailableError, BrokerError, SettingsInvalidError, SourceUnavailableError
 from broker.issue import IssueToken
 from broker.key_file import load_or_create_secret
@@ -31,16 +32,19 @@ from broker.policy.current import CurrentPolicy
 from broker.policy_file import PolicyFile, load_policy
 from broker.providers.base import Provider, ProviderTools
 from broker.providers.registry import PROVIDERS
+from broker.reload import PartName, Reloader
 from broker.resolve import ResolveReferences
 from broker.signing import load_or_create_signing_key
 from broker.store.sqlite import SqliteTrailReader, SqliteTrailStore
 from broker.tokens import SigningKey, TokenVerifier, public_jwks
+from broker.web.certificates import TlsFiles, read_pair, read_trust
+from broker.web.credentials import Credentials
 from broker.web.listener import HandshakeResult, TlsListener, bind
 from broker.web.middleware import request_id_of
 from broker.web.oauth import oauth_routes
 from broker.web.operations import Readiness, build_operations_app
 from broker.web.routes import RequestLimits, build_agent_app
-from broker.web.tls import HandshakeOutcome, Peers, certificate_validity, server_context
+from broker.web.tls import HandshakeOutcome, Peers
 
 _LOG = logging.getLogger("broker.app")
 _PING_SECONDS = 5.0
@@ -82,8 +86,13 @@ def build_providers(settings: Settings, tools: ProviderTools) -> dict[str, Provi
 class Service:
     """One broker: everything that it is made of, started and stopped in order."""
 
-    def __init__(self, *, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(self, *, settings: Settings, settings_file: Path | None = None, clock: Clock | None = None) -> None:
         """Build every part without touching the network or the event loop; reads key, policy and certificate files.
+
+        Args:
+            settings: What the broker starts with.
+            settings_file: Where they came from, read again for a reload; None: they never change.
+            clock: The machine's by default.
 
         Raises:
             SettingsInvalidError: A setting, or a file that it names, can't be used.
@@ -91,13 +100,14 @@ class Service:
 
         """
         self.settings = settings
+        self._settings_file = settings_file
         self.clock = clock or SystemClock()
         self.registry = CollectorRegistry()
         self.metrics = Metrics(registry=self.registry, version=version("logflux-broker"))
         self.readiness = Readiness(clock=self.clock, metrics=self.metrics)
         state = settings.state_directory
         _private_directory(state)
-        self._context = self._tls_context()
+        self._credentials = Credentials(files=tls_files(settings), clock=self.clock, metrics=self.metrics)
         self._policy = CurrentPolicy(load_policy(settings.policy_file))
         self.readiness.set("policy", ready=True, reason="")
         tools = ProviderTools(clock=self.clock, observer=self.metrics, max_value_bytes=settings.limits.max_value_bytes)
@@ -121,7 +131,7 @@ class Service:
         self._operations_port = int(self._operations.getsockname()[1])
         self._stack = AsyncExitStack()
         self._trail: Trail
-        self._policy_file: PolicyFile
+        self._reloader: Reloader
         self._listener: TlsListener
 
     @property
@@ -160,23 +170,18 @@ class Service:
         self._stack.push_async_callback(self._trail.close)
         await self._trail.append(self._own_event(EventKind.START))
         self._stack.push_async_callback(self._record_stop)
-        self._policy_file = PolicyFile(
-            file=self.settings.policy_file,
-            current=self._policy,
-            trail=self._trail,
-            metrics=self.metrics,
-            clock=self.clock,
-        )
+        self._reloader = self._build_reloader()
         for provider in self._providers.values():
             self._stack.push_async_callback(provider.aclose)
         self._own_task(self._watch_dependencies())
-        self._own_task(self._policy_file.watch())
+        self._own_task(self._reloader.watch())
         agents = self._agent_application()
         self.metrics.expect(
             providers=self._providers,
             routes=[resource.canonical for resource in agents.router.resources()],
             handshakes=HandshakeOutcome,
             events=EventKind,
+            parts=PartName,
         )
         await self._start_operations()
         await self._start_agents(agents)
@@ -188,8 +193,16 @@ class Service:
         await self._stack.aclose()
 
     async def reload(self) -> bool:
-        """Read the policy file again; return whether it is in force now."""
-        return await self._policy_file.reload()
+        """Read everything again that can change; return whether all of it is in force as its files stand."""
+        return await self._reloader.reload()
+
+    def _build_reloader(self) -> Reloader:
+        policy = PolicyFile(
+            file=self.settings.policy_file, current=self._policy, metrics=self.metrics, clock=self.clock
+        )
+        settings = SettingsFile(settings=self.settings, file=self._settings_file, set_log_level=_set_log_level)
+        parts = (settings, self._credentials, policy)
+        return Reloader(parts=parts, trail=self._trail, metrics=self.metrics)
 
     async def _start_operations(self) -> None:
         application = build_operations_app(readiness=self.readiness, registry=self.registry)
@@ -212,7 +225,7 @@ class Service:
         self._listener = TlsListener(
             runner=runner,
             sock=self._agents,
-            context=lambda: self._context,
+            context=self._credentials.context,
             on_handshake=self._record_handshake,
             max_connections=listen.max_connections,
             handshake_seconds=listen.handshake_seconds,
@@ -246,7 +259,7 @@ class Service:
             issuer=self.issuer,
             audience=self.issuer,
         )
-        peers = Peers()
+        peers = Peers(trust=self._credentials, allow_no_eku=settings.tls.allow_no_eku)
         return build_agent_app(
             resolve=resolve,
             peers=peers,
@@ -268,14 +281,6 @@ class Service:
                 refuse_identity=resolve.refuse_identity,
             ),
         )
-
-    def _tls_context(self) -> ssl.SSLContext:
-        tls = self.settings.tls
-        context = server_context(certificate=tls.certificate, key=tls.key, client_ca=tls.client_ca, minimum=tls.minimum)
-        for name, file in (("server", tls.certificate), ("client_ca", tls.client_ca)):
-            validity = certificate_validity(file)
-            self.metrics.certificate(certificate=name, not_before=validity.not_before, not_after=validity.not_after)
-        return context
 
     def _own_event(self, kind: EventKind) -> AuditEvent:
         details: dict[str, str | int] = {
@@ -308,6 +313,8 @@ class Service:
         while True:
             healthy = self._trail.healthy
             self.readiness.set("audit", ready=healthy, reason="" if healthy else "the trail can't be written")
+            fault = self._credentials.health()
+            self.readiness.set("certificates", ready=not fault, reason=fault)
             await asyncio.gather(*(self._ping(scheme, provider) for scheme, provider in self._providers.items()))
             self.metrics.cache_outlook(await self._cache.outlook(self._providers))
             await asyncio.sleep(_PING_SECONDS if healthy else 1.0)
@@ -345,14 +352,15 @@ def _private_directory(directory: Path) -> None:
 
 def check_settings(settings: Settings) -> list[BrokerError]:
     """Return everything that would stop a broker with these settings, without starting one."""
-    tls = settings.tls
+    files, now = tls_files(settings), time.time()
     tools = ProviderTools(
         clock=SystemClock(),
         observer=Metrics(registry=CollectorRegistry(), version=version("logflux-broker")),
         max_value_bytes=settings.limits.max_value_bytes,
     )
     checks: tuple[Callable[[], object], ...] = (
-        lambda: server_context(certificate=tls.certificate, key=tls.key, client_ca=tls.client_ca, minimum=tls.minimum),
+        lambda: read_pair(files, now=now),
+        lambda: read_trust(files, now=now),
         lambda: load_policy(settings.policy_file),
         lambda: build_providers(settings, tools),
     )
@@ -363,6 +371,23 @@ def check_settings(settings: Settings) -> list[BrokerError]:
         except BrokerError as error:
             found.append(error)
     return found
+
+
+def tls_files(settings: Settings) -> TlsFiles:
+    """Return what the settings say about the listener's files."""
+    tls = settings.tls
+    return TlsFiles(
+        certificate=tls.certificate,
+        key=tls.key,
+        client_ca=tls.client_ca,
+        client_crl=tls.client_crl,
+        keep_stale=tls.on_stale_crl == "keep",
+        minimum=tls.minimum,
+    )
+
+
+def _set_log_level(level: str) -> None:
+    logging.getLogger().setLevel(level.upper())
 
 
 def provider_settings() -> dict[str, type[BaseModel]]:

@@ -62,6 +62,18 @@ class TlsSettings(Section):
     certificate: Path = Field(description="PEM file with the broker's certificate and its chain.")
     key: Path = Field(description="PEM file with its private key; mode 0600 or 0400.")
     client_ca: Path = Field(description="PEM file with the certificate authorities of the agents.")
+    client_crl: Path | None = Field(
+        default=None,
+        description="File with the revocation lists of every authority of `client_ca`, PEM (several) or DER (one).",
+    )
+    on_stale_crl: Literal["refuse", "keep"] = Field(
+        default="refuse",
+        description="What a list past its end means: `refuse` every agent, or `keep` to what it says.",
+    )
+    allow_no_eku: bool = Field(
+        default=False,
+        description="Whether an agent's certificate may have no extended key usage; else it needs clientAuth.",
+    )
     minimum: Literal["1.2", "1.3"] = Field(default="1.3", description="Oldest TLS version that is spoken.")
 
 
@@ -157,12 +169,18 @@ def read_settings(file: Path | None, *, environment: Mapping[str, str] | None = 
         SettingsInvalidError: The file can't be read, or a setting is unknown, missing or wrong.
 
     """
-    named = file or _configured_file(os.environ if environment is None else environment)
+    named = settings_file(file, environment=environment)
     data = _read_file(named) if named else {}
     try:
         return Settings(**data)
     except ValidationError as error:
         raise SettingsInvalidError(_explain(error, named)) from None
+
+
+def settings_file(file: Path | None, *, environment: Mapping[str, str] | None = None) -> Path | None:
+    """Return the file that the settings come from: `file`, else what `LOGFLUX_CONFIG` names, else None."""
+    named = (os.environ if environment is None else environment).get("LOGFLUX_CONFIG")
+    return file or (Path(named) if named else None)
 
 
 def validate_section(model: type[ModelT], section: Mapping[str, Any], *, where: str) -> ModelT:
@@ -176,11 +194,6 @@ def validate_section(model: type[ModelT], section: Mapping[str, Any], *, where: 
         return model.model_validate(dict(section))
     except ValidationError as error:
         raise SettingsInvalidError(_explain(error, None, prefix=where)) from None
-
-
-def _configured_file(environment: Mapping[str, str]) -> Path | None:
-    named = environment.get("LOGFLUX_CONFIG")
-    return Path(named) if named else None
 
 
 def _read_file(file: Path) -> dict[str, Any]:

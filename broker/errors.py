@@ -80,6 +80,9 @@ class IdentityRefusedReason(StrEnum):
     KEY_USAGE = "key_usage"
     EXTENDED_KEY_USAGE = "extended_key_usage"
     OUTSIDE_VALIDITY = "outside_validity"
+    REVOKED = "revoked"
+    REVOCATION_UNKNOWN = "revocation_unknown"
+    AUTHORITY_DROPPED = "authority_dropped"
     UNPARSABLE = "unparsable"
 
 

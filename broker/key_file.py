@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from broker.errors import SettingsInvalidError
+from broker.finding import Finding, FoundError, found
 
 _OTHERS: Final = 0o077
 _FINGERPRINT_KEY_BYTES: Final = 32
@@ -43,7 +44,7 @@ def read_private(file: Path) -> bytes:
     Kubernetes mounts a secret volume with `fsGroup`.
 
     Raises:
-        SettingsInvalidError: The file is missing, unreadable, no regular file, or open to others.
+        FoundError: The file is missing, unreadable, no regular file, or open to others.
 
     """
     try:
@@ -52,8 +53,18 @@ def read_private(file: Path) -> bytes:
             _gate(file, os.fstat(handle.fileno()))
             return handle.read()
     except OSError as error:
-        message = f"{file}: {error.strerror}"
-        raise SettingsInvalidError(message) from None
+        raise FoundError(unreadable(file, error)) from None
+
+
+def unreadable(file: Path, error: OSError) -> Finding:
+    """Return why `file` could not be read."""
+    missing = isinstance(error, FileNotFoundError)
+    return Finding(
+        code="file_missing" if missing else "file_unreadable",
+        where=str(file),
+        why=error.strerror or "can't be read",
+        fix="name a file that is there" if missing else "let the broker's user read it, and its directory too",
+    )
 
 
 def load_or_create_secret(file: Path, *, make: Callable[[], bytes] | None = None) -> bytes:
@@ -71,14 +82,12 @@ def load_or_create_secret(file: Path, *, make: Callable[[], bytes] | None = None
 def _gate(file: Path, status: os.stat_result) -> None:
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode):
-        message = f"{file}: is no regular file"
-        raise SettingsInvalidError(message)
+        raise found(file, "file_not_regular", "is no regular file", "name the file itself")
     open_to = mode & _OTHERS
     if open_to == stat.S_IRGRP and status.st_uid == 0 and status.st_gid in {os.getgid(), *os.getgroups()}:
         return
     if open_to:
-        message = f"{file}: mode {mode:04o} lets others at the key; run: chmod 600 {file}"
-        raise SettingsInvalidError(message)
+        raise found(file, "key_open", f"mode {mode:04o} lets others at the key", f"run: chmod 600 {file}")
     if status.st_uid not in {0, os.geteuid()}:
-        message = f"{file}: belongs to user {status.st_uid}, neither to the broker's nor to root"
-        raise SettingsInvalidError(message)
+        why = f"belongs to user {status.st_uid}, neither to the broker's nor to root"
+        raise found(file, "key_owner", why, f"run: chown {os.geteuid()} {file}")

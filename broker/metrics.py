@@ -20,6 +20,8 @@ _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 _STATUSES: Final = ("200", "400", "401", "403", "404", "500", "503")
 _REFERENCE_OUTCOMES: Final = ("ok", "stale", "denied", "missing", "unavailable", "invalid")
 _LOOKUPS: Final = ("hit", "stale", "miss", "joined")
+_POLICY: Final = "policy"
+_RELOAD_OUTCOMES: Final = ("accepted", "refused", "restart_needed")
 
 
 @dataclass(slots=True)
@@ -140,6 +142,19 @@ class Metrics:
         self._connections = Gauge("broker_connections", "Open connections of agents.", registry=registry)
         # outcome: accepted, refused.
         self._policy_reloads = Counter("broker_policy_reloads", "Policy files read.", ["outcome"], registry=registry)
+        # part: a `PartName` of `reload.py` but the policy; outcome: accepted, refused, restart_needed.
+        self._reloads = Counter(
+            "broker_configuration_reloads",
+            "Parts of the configuration read again.",
+            ["part", "outcome"],
+            registry=registry,
+        )
+        self._reload_good = Gauge(
+            "broker_configuration_last_reload_successful",
+            "1 when a part of the configuration is in force as its files stand.",
+            ["part"],
+            registry=registry,
+        )
         self._policy_loaded = Gauge(
             "broker_policy_loaded_timestamp_seconds", "When the policy in force was loaded.", registry=registry
         )
@@ -161,18 +176,31 @@ class Metrics:
         self._certificate_starts = Gauge(
             "broker_certificate_start_timestamp_seconds", "Start of validity.", ["certificate"], registry=registry
         )
+        self._revocation_list = Gauge(
+            "broker_revocation_list_next_update_timestamp_seconds",
+            "When the first revocation list of the agents' authorities ends; NaN: none is used.",
+            registry=registry,
+        )
         # dependency: audit, policy, certificates, and the schemes of the registry.
         self._ready = Gauge(
             "broker_dependency_ready", "1 when a dependency is ready.", ["dependency"], registry=registry
         )
+        self._revocation_list.set(math.nan)
         build = Gauge("broker_build_info", "What runs.", ["version", "python", "openssl"], registry=registry)
         build.labels(version, platform.python_version(), ssl.OPENSSL_VERSION.split()[1]).set(1)
 
     def expect(
-        self, *, providers: Iterable[str], routes: Iterable[str], handshakes: Iterable[str], events: Iterable[str]
+        self,
+        *,
+        providers: Iterable[str],
+        routes: Iterable[str],
+        handshakes: Iterable[str],
+        events: Iterable[str],
+        parts: Iterable[str],
     ) -> None:
         """Let the counters of these closed sets begin at 0, so that a rate sees their first increase too."""
         schemes = (*providers, "none")
+        others = tuple(part for part in parts if part != _POLICY)
         expected: tuple[tuple[Counter | Histogram, Iterable[tuple[str, ...]]], ...] = (
             (self._requests, product(tuple(routes), _STATUSES)),
             (self._request_seconds, product(tuple(routes))),
@@ -182,11 +210,16 @@ class Metrics:
             (self._tokens, product(("issued",))),
             (self._handshakes, product(tuple(handshakes))),
             (self._policy_reloads, product(("accepted", "refused"))),
+            (self._reloads, product(others, _RELOAD_OUTCOMES)),
             (self._audit_events, product(tuple(events))),
         )
         for series, labels in expected:
             for values in labels:
                 series.labels(*values)
+        # What is in force at the start is what the files say.
+        self._policy_good.set(1)
+        for part in others:
+            self._reload_good.labels(part).set(1)
 
     def request(self, *, route: str, status: int, seconds: float) -> None:
         """Count one HTTP answer."""
@@ -251,12 +284,18 @@ class Metrics:
         """State the open connections."""
         self._connections.set(count)
 
-    def policy_reload(self, *, accepted: bool, now: float) -> None:
-        """Count one reading of the policy file."""
-        self._policy_reloads.labels("accepted" if accepted else "refused").inc()
-        self._policy_good.set(1 if accepted else 0)
-        if accepted:
-            self._policy_loaded.set(now)
+    def reload(self, *, part: str, outcome: str) -> None:
+        """Count one reading of a part of the configuration: accepted, refused or restart_needed."""
+        if part == _POLICY:
+            reloads, good = self._policy_reloads.labels(outcome), self._policy_good
+        else:
+            reloads, good = self._reloads.labels(part, outcome), self._reload_good.labels(part)
+        reloads.inc()
+        good.set(1 if outcome == "accepted" else 0)
+
+    def policy_loaded(self, *, now: float) -> None:
+        """State when the policy in force was loaded."""
+        self._policy_loaded.set(now)
 
     def audit_pending(self, count: int) -> None:
         """State how many events wait for their commit."""
@@ -276,6 +315,10 @@ class Metrics:
         """State when a certificate begins and ends."""
         self._certificate_starts.labels(certificate).set(not_before)
         self._certificates.labels(certificate).set(not_after)
+
+    def revocation_list(self, *, next_update: float) -> None:
+        """State when the first revocation list ends."""
+        self._revocation_list.set(next_update)
 
     def ready(self, *, dependency: str, ready: bool) -> None:
         """State whether a dependency is ready."""

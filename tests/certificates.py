@@ -55,13 +55,17 @@ class TestAuthority:
 
     __test__ = False
 
-    def __init__(self, directory: Path, *, common_name: str = "test authority") -> None:
+    def __init__(
+        self, directory: Path, *, common_name: str = "test authority", not_after: dt.timedelta = 30 * _DAY
+    ) -> None:
         self.directory = directory
         self._serial = itertools.count(1)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         now = dt.datetime.now(dt.UTC)
-        builder = _builder(self._name, self._name, self._key.public_key(), now - _DAY, now + 30 * _DAY)
+        builder = _builder(
+            self._name, self._name, self._key.public_key(), min(now - _DAY, now + not_after - _DAY), now + not_after
+        )
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
         builder = builder.add_extension(
             _usage(Usage(digital_signature=False, key_cert_sign=True, crl_sign=True)), critical=True
@@ -120,6 +124,30 @@ class TestAuthority:
             critical = common_name is None if critical_san is None else critical_san
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical)
         return self._write(builder.sign(issuer_key, hashes.SHA256()), key)
+
+    def crl(
+        self,
+        *revoked: Files,
+        number: int = 1,
+        start: dt.timedelta = -_DAY,
+        end: dt.timedelta = _DAY,
+        signer: "TestAuthority | None" = None,
+        file: str = "ca.crl",
+        encoding: serialization.Encoding = serialization.Encoding.PEM,
+    ) -> Path:
+        """Write a revocation list of `revoked` with this number, valid from `start` to `end` from now."""
+        now = dt.datetime.now(dt.UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name).last_update(now + start)
+        builder = builder.next_update(now + end)
+        builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+        key = (signer or self)._key
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), False)
+        for files in revoked:
+            entry = x509.RevokedCertificateBuilder().serial_number(files.parsed.serial_number)
+            builder = builder.add_revoked_certificate(entry.revocation_date(now).build())
+        path = self.directory / file
+        path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(encoding))
+        return path
 
     def _write(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Files:
         stem = f"leaf-{next(self._serial)}"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broker.app import Service
-from broker.config import Settings, read_settings
+from broker.config import Settings, read_settings, settings_file
 
 HELP = "run the broker"
 
@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file; LOGFLUX_CONFIG otherwise")
     parser.add_argument("--uvloop", action="store_true", help="run on uvloop, when the extra is installed")
     parser.epilog = (
-        "SIGTERM and SIGINT finish the requests in flight and exit with 0; SIGHUP reads the policy again.\n\n"
+        "SIGTERM and SIGINT finish the requests in flight and exit with 0; SIGHUP reads policy,\n"
+        "certificates, revocation lists and the log level again.\n\n"
         "example:\n  broker serve --config /etc/logflux/broker.yaml"
     )
 
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     settings = read_settings(arguments.config)
     configure_logging(settings)
-    service = Service(settings=settings)
+    service = Service(settings=settings, settings_file=settings_file(arguments.config))
     with asyncio.Runner(loop_factory=loop_factory(uvloop=arguments.uvloop)) as runner:
         runner.run(serve(service))
     return 0

@@ -1,19 +1,17 @@
 """TLS on the broker's side: one strict context, the peer of a request, and names for failed handshakes."""
 
 import ssl
-import time
 import weakref
+from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, Protocol
 
 from aiohttp import web
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
-from broker.errors import IdentityRefusedError, IdentityRefusedReason, SettingsInvalidError
+from broker.errors import IdentityRefusedError, IdentityRefusedReason
 from broker.identity import PeerIdentity, identity_of, require_valid
-from broker.key_file import read_private
+from broker.web.revocation import CertificateId, key_of
 
 # Six suites: key exchange that keeps the past secret, and nothing but AEAD. TLS 1.3 has its own three, all AEAD.
 _SUITES_OF_TLS_1_2: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -31,6 +29,7 @@ class HandshakeOutcome(StrEnum):
     NOT_YET_VALID = "not_yet_valid"
     WRONG_PURPOSE = "wrong_purpose"
     REVOKED = "revoked"
+    REVOCATION_UNKNOWN = "revocation_unknown"
     INVALID_CERTIFICATE = "invalid_certificate"
     PROTOCOL_VERSION = "protocol_version"
     PLAIN_HTTP = "plain_http"
@@ -43,13 +42,6 @@ class HandshakeOutcome(StrEnum):
     OTHER = "other"
 
 
-class Validity(NamedTuple):
-    """From when to when a certificate is valid, in wall seconds."""
-
-    not_before: float
-    not_after: float
-
-
 # X509_V_ERR_* of OpenSSL; a certificate refused for any other cause is INVALID_CERTIFICATE.
 _VERIFY_CODES: Final = {
     2: HandshakeOutcome.UNKNOWN_CA,
@@ -59,6 +51,9 @@ _VERIFY_CODES: Final = {
     19: HandshakeOutcome.UNKNOWN_CA,
     20: HandshakeOutcome.UNKNOWN_CA,
     21: HandshakeOutcome.UNKNOWN_CA,
+    3: HandshakeOutcome.REVOCATION_UNKNOWN,
+    11: HandshakeOutcome.REVOCATION_UNKNOWN,
+    12: HandshakeOutcome.REVOCATION_UNKNOWN,
     23: HandshakeOutcome.REVOKED,
     26: HandshakeOutcome.WRONG_PURPOSE,
 }
@@ -80,23 +75,12 @@ _REASONS: Final = {
 _ALERTS: Final = ("TLSV1_ALERT_", "TLSV13_ALERT_", "SSLV3_ALERT_")
 
 
-def server_context(
-    *, certificate: Path, key: Path, client_ca: Path, minimum: Literal["1.2", "1.3"] = "1.3"
-) -> ssl.SSLContext:
-    """Return a context that admits clients of `client_ca` only.
+def new_context(*, minimum: Literal["1.2", "1.3"] = "1.3") -> ssl.SSLContext:
+    """Return a strict context without a certificate and without anybody whom it admits.
 
-    It is never changed afterwards: a new certificate or authority means a new context, because session
-    tickets and everything else that a context remembers would outlive the change. It reads files, so
-    it is called at the start or in a thread.
-
-    Raises:
-        SettingsInvalidError: A file is missing, unusable, expired or open to others, or the key fits no certificate.
-
+    It is never changed once it is in force: a new certificate or authority means a new context, because
+    session tickets and everything else that a context remembers would outlive the change.
     """
-    _check_server_certificate(certificate)
-    # The gate on mode and owner. OpenSSL opens the file once more by its name.
-    key_pem = read_private(key)
-    _check_pair(certificate, key, key_pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _MINIMUM[minimum]
     context.set_ciphers(_SUITES_OF_TLS_1_2)
@@ -108,25 +92,7 @@ def server_context(
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.verify_mode = ssl.CERT_REQUIRED
     context.verify_flags |= ssl.VERIFY_X509_STRICT
-    try:
-        # An encrypted key would make OpenSSL ask the terminal; `_check_pair` has refused it already.
-        context.load_cert_chain(certificate, key, password="")
-    except (OSError, ValueError):
-        message = f"{certificate}: can't be used with the key {key}; both must be PEM and belong together"
-        raise SettingsInvalidError(message) from None
-    _trust(context, client_ca)
     return context
-
-
-def certificate_validity(path: Path) -> Validity:
-    """Return the validity of the certificate in `path` that is the first to expire.
-
-    Raises:
-        SettingsInvalidError: The file is missing, unreadable or holds no PEM certificate.
-
-    """
-    first = min(_certificates(path), key=lambda found: found.not_valid_after_utc)
-    return Validity(first.not_valid_before_utc.timestamp(), first.not_valid_after_utc.timestamp())
 
 
 def handshake_failure_reason(error: BaseException) -> HandshakeOutcome:
@@ -151,20 +117,44 @@ def _reason_of_openssl(error: ssl.SSLError) -> HandshakeOutcome:
     return _REASONS.get(reason, HandshakeOutcome.OTHER)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedChain:
+    """What the TLS library has verified: each certificate by issuer and serial number, and the authority's key."""
+
+    certificates: frozenset[CertificateId]
+    anchor: bytes
+
+
+class Trust(Protocol):
+    """Tells whether a chain that was good in the handshake still is."""
+
+    def require_trusted(self, chain: VerifiedChain) -> None:
+        """Return if it is. Raises: IdentityRefusedError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    identity: PeerIdentity
+    chain: VerifiedChain
+
+
 class Peers:
     """Tell who is at the other end of a request's connection; a certificate is parsed once a connection."""
 
-    def __init__(self, *, allow_no_eku: bool = False) -> None:
-        """Accept certificates without extended key usage only if `allow_no_eku`."""
+    def __init__(self, *, trust: Trust, allow_no_eku: bool = False) -> None:
+        """Ask `trust` at each request; accept certificates without extended key usage only if `allow_no_eku`."""
+        self._trust = trust
         self._allow_no_eku = allow_no_eku
         # By the connection's TLS object, which lives as long as the connection and can be referred to weakly.
-        self._known: weakref.WeakKeyDictionary[ssl.SSLObject, PeerIdentity] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[ssl.SSLObject, _Peer] = weakref.WeakKeyDictionary()
 
     def peer_of(self, request: web.Request, *, now: float) -> PeerIdentity:
         """Return the peer, as its certificate proves it at `now`.
 
         Raises:
-            IdentityRefusedError: It has no certificate, one that names no identity, or one that has expired since.
+            IdentityRefusedError: It has no certificate, or one that names no identity, has expired since, was
+                revoked since, or comes from an authority that was dropped since.
 
         """
         transport = request.transport
@@ -172,61 +162,29 @@ class Peers:
         if connection is None:
             message = "the connection has no client certificate, or is closed"
             raise IdentityRefusedError(message, reason=IdentityRefusedReason.NO_CERTIFICATE)
-        identity = self._known.get(connection)
-        if identity is None:
-            leaf = connection.getpeercert(binary_form=True)
-            if not leaf:
-                message = "the client showed no certificate"
-                raise IdentityRefusedError(message, reason=IdentityRefusedReason.NO_CERTIFICATE)
-            identity = self._known[connection] = identity_of(leaf, allow_no_eku=self._allow_no_eku)
-        require_valid(identity, now=now)
-        return identity
+        peer = self._known.get(connection)
+        if peer is None:
+            peer = self._known[connection] = self._look(connection)
+        require_valid(peer.identity, now=now)
+        self._trust.require_trusted(peer.chain)
+        return peer.identity
+
+    def _look(self, connection: ssl.SSLObject) -> _Peer:
+        leaf = connection.getpeercert(binary_form=True)
+        if not leaf:
+            message = "the client showed no certificate"
+            raise IdentityRefusedError(message, reason=IdentityRefusedReason.NO_CERTIFICATE)
+        return _Peer(identity_of(leaf, allow_no_eku=self._allow_no_eku), _chain_of(connection))
 
 
-def _trust(context: ssl.SSLContext, client_ca: Path) -> None:
-    _certificates(client_ca)
-    try:
-        context.load_verify_locations(cafile=client_ca)
-    except (OSError, ValueError):
-        message = f"{client_ca}: can't be used as the authorities of the agents; it must be PEM"
-        raise SettingsInvalidError(message) from None
-    if not context.cert_store_stats()["x509_ca"]:
-        message = f"{client_ca}: holds no certificate of an authority, so no agent could connect"
-        raise SettingsInvalidError(message)
-
-
-def _check_server_certificate(file: Path) -> None:
-    leaf = _certificates(file)[0]
-    now = time.time()
-    if now > leaf.not_valid_after_utc.timestamp():
-        message = f"{file}: expired at {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}; issue a new certificate"
-        raise SettingsInvalidError(message)
-    if now < leaf.not_valid_before_utc.timestamp():
-        start = f"{leaf.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}"
-        message = f"{file}: is not valid before {start}; compare the clock of this machine"
-        raise SettingsInvalidError(message)
-
-
-def _check_pair(certificate: Path, key: Path, key_pem: bytes) -> None:
-    try:
-        private = serialization.load_pem_private_key(key_pem, password=None)
-    except TypeError:
-        message = f"{key}: is encrypted, and the broker has nobody to ask; store it without a passphrase, mode 0600"
-        raise SettingsInvalidError(message) from None
-    except Exception:  # noqa: BLE001  The library raises errors of many kinds, and each means the same here.
-        message = f"{key}: holds no private key in PEM form that can be used"
-        raise SettingsInvalidError(message) from None
-    if private.public_key() != _certificates(certificate)[0].public_key():
-        message = f"{key}: is not the key of the first certificate in {certificate}; issue or copy the two together"
-        raise SettingsInvalidError(message)
-
-
-def _certificates(file: Path) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(file.read_bytes())
-    except OSError as error:
-        message = f"{file}: {error.strerror}; name a readable PEM file with a certificate"
-        raise SettingsInvalidError(message) from None
-    except ValueError:
-        message = f"{file}: holds no certificate in PEM form"
-        raise SettingsInvalidError(message) from None
+def _chain_of(connection: ssl.SSLObject) -> VerifiedChain:
+    # Public from Python 3.13 on, where it returns DER.
+    if hasattr(connection, "get_verified_chain"):
+        encoded = connection.get_verified_chain()
+    else:
+        encoded = [ssl.PEM_cert_to_DER_cert(found.public_bytes()) for found in connection._sslobj.get_verified_chain()]  # type: ignore[attr-defined]  # noqa: SLF001  As above: there is no other way to it.
+    chain = [x509.load_der_x509_certificate(der) for der in encoded]
+    return VerifiedChain(
+        certificates=frozenset((found.issuer.public_bytes(), found.serial_number) for found in chain),
+        anchor=key_of(chain[-1]),
+    )

@@ -19,8 +19,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from broker.errors import IdentityRefusedError, SettingsInvalidError
+from broker.web.certificates import TlsFiles, build_context, read_pair, read_trust
 from broker.web.listener import HandshakeResult, TlsListener, bind
-from broker.web.tls import HandshakeOutcome, Peers, certificate_validity, handshake_failure_reason, server_context
+from broker.web.tls import HandshakeOutcome, Peers, VerifiedChain, handshake_failure_reason
 from tests.certificates import Files, TestAuthority, client_context
 
 SHIPPER = "spiffe://test.example/logflux/shipper"
@@ -52,6 +53,13 @@ def good(authority: TestAuthority) -> ssl.SSLContext:
     return client_context(authority.ca_path, authority.agent())
 
 
+class EveryChain:
+    """Trusts what the handshake has verified."""
+
+    def require_trusted(self, chain: VerifiedChain) -> None:
+        assert chain.certificates
+
+
 class Served:
     """A listener, and what it has reported."""
 
@@ -59,7 +67,7 @@ class Served:
         self.context = context
         self.results: list[HandshakeResult] = []
         self.now = time.time()
-        self.peers = Peers()
+        self.peers = Peers(trust=EveryChain())
         self.listener: TlsListener
         self.port = 0
 
@@ -121,6 +129,11 @@ def context_of(authority: TestAuthority, *, minimum: Any = "1.3", client_ca: Pat
     return server_context(
         certificate=files.certificate, key=files.key, client_ca=client_ca or authority.ca_path, minimum=minimum
     )
+
+
+def server_context(*, minimum: Any = "1.3", **paths: Path) -> ssl.SSLContext:
+    files, now = TlsFiles(**paths), time.time()
+    return build_context(pair=read_pair(files, now=now), trust=read_trust(files, now=now), minimum=minimum)
 
 
 def dial(port: int, context: ssl.SSLContext, **rest: Any) -> ssl.SSLSocket:
@@ -648,12 +661,10 @@ def test_the_context_has_every_strict_setting(authority: TestAuthority) -> None:
 
 def test_the_expiry_of_a_file_is_that_of_the_first_certificate_to_expire(authority: TestAuthority) -> None:
     files = authority.server()
-    files.certificate.write_bytes(authority.ca_path.read_bytes() + files.certificate.read_bytes())
-    leaf = x509.load_pem_x509_certificates(files.certificate.read_bytes())[1]
-    assert certificate_validity(files.certificate) == (
-        leaf.not_valid_before_utc.timestamp(),
-        leaf.not_valid_after_utc.timestamp(),
-    )
+    files.certificate.write_bytes(files.certificate.read_bytes() + authority.ca_path.read_bytes())
+    leaf = x509.load_pem_x509_certificates(files.certificate.read_bytes())[0]
+    pair = read_pair(TlsFiles(**files._asdict(), client_ca=authority.ca_path), now=time.time())
+    assert pair.validity == (leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp())
 
 
 def test_a_port_in_use_is_refused_by_number() -> None:

@@ -4,13 +4,20 @@ import math
 
 from broker.audit.event import EventKind
 from broker.metrics import Metrics, Outlook
+from broker.reload import PartName
 from broker.web.tls import HandshakeOutcome
 from tests.fakes import START, fake_metrics
 
 
 def expecting() -> Metrics:
     metrics = fake_metrics()
-    metrics.expect(providers=("env", "vault"), routes=("/v1/resolve",), handshakes=HandshakeOutcome, events=EventKind)
+    metrics.expect(
+        providers=("env", "vault"),
+        routes=("/v1/resolve",),
+        handshakes=HandshakeOutcome,
+        events=EventKind,
+        parts=PartName,
+    )
     return metrics
 
 
@@ -28,6 +35,8 @@ def test_counters_begin_at_zero_so_that_a_rate_sees_their_first_increase() -> No
     assert value(metrics, "broker_token_checks_total", outcome="binding_mismatch") == 0
     assert value(metrics, "broker_audit_events_total", kind="resolve") == 0
     assert value(metrics, "broker_policy_reloads_total", outcome="refused") == 0
+    assert value(metrics, "broker_configuration_reloads_total", part="client_trust", outcome="refused") == 0
+    assert value(metrics, "broker_configuration_reloads_total", part="policy", outcome="refused") is None
 
 
 def test_every_label_value_is_one_of_a_closed_set() -> None:
@@ -35,16 +44,17 @@ def test_every_label_value_is_one_of_a_closed_set() -> None:
     before = {sample.name for family in metrics.registry.collect() for sample in family.samples}
     samples = sum(len(family.samples) for family in metrics.registry.collect())
     assert "broker_references_total" in before
-    assert samples < 300
+    assert samples < 320
 
 
 def test_a_refused_policy_stays_visible_until_one_is_accepted() -> None:
     metrics = fake_metrics()
-    metrics.policy_reload(accepted=True, now=START)
-    metrics.policy_reload(accepted=False, now=START + 1)
+    metrics.policy_loaded(now=START)
+    metrics.reload(part="policy", outcome="refused")
     assert value(metrics, "broker_policy_last_reload_successful") == 0
     assert value(metrics, "broker_policy_loaded_timestamp_seconds") == START
-    metrics.policy_reload(accepted=True, now=START + 2)
+    metrics.policy_loaded(now=START + 2)
+    metrics.reload(part="policy", outcome="accepted")
     assert value(metrics, "broker_policy_last_reload_successful") == 1
 
 

@@ -10,6 +10,7 @@ from broker.errors import AuditUnavailableError, PolicyInvalidError
 from broker.metrics import Metrics
 from broker.policy.current import CurrentPolicy
 from broker.policy_file import PolicyFile, load_policy
+from broker.reload import Reloader
 
 GOOD = """\
 identities:
@@ -32,15 +33,13 @@ class Recorder:
         self.events.append(event)
 
 
-def policy_file(tmp_path: Path, recorder: Recorder, seconds: float = 60) -> tuple[Path, CurrentPolicy, PolicyFile]:
+def policy_file(tmp_path: Path, recorder: Recorder, seconds: float = 60) -> tuple[Path, CurrentPolicy, Reloader]:
     file = tmp_path / "policy.yaml"
     file.write_text(GOOD)
     current = CurrentPolicy(load_policy(file))
     metrics = Metrics(registry=CollectorRegistry(), version="0")
-    watched = PolicyFile(
-        file=file, current=current, trail=recorder, metrics=metrics, clock=SystemClock(), seconds=seconds
-    )
-    return file, current, watched
+    part = PolicyFile(file=file, current=current, metrics=metrics, clock=SystemClock())
+    return file, current, Reloader(parts=[part], trail=recorder, metrics=metrics, seconds=seconds)
 
 
 async def test_a_good_file_is_put_in_force_and_recorded(tmp_path: Path) -> None:
@@ -52,7 +51,7 @@ async def test_a_good_file_is_put_in_force_and_recorded(tmp_path: Path) -> None:
     assert current.current is not before
     [event] = recorder.events
     assert (event.kind, event.outcome) == (EventKind.POLICY, Outcome.SUCCESS)
-    assert event.details == {"before": before.digest, "after": current.current.digest}
+    assert event.details == {"part": "policy", "before": before.digest, "after": current.current.digest}
 
 
 @pytest.mark.parametrize("bad", ["", "rules: [", "rules: []\nidentities: {}\n", GOOD + "unknown: 1\n"])
