@@ -4,7 +4,6 @@ Nothing else constructs collaborators, and only this module picks implementation
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
@@ -27,6 +26,7 @@ from broker.config_file import SettingsFile
 from broker.errors import AuditUnavailableError, BrokerError, SettingsInvalidError, SourceUnavailableError
 from broker.issue import IssueToken
 from broker.key_file import load_or_create_secret
+from broker.logs import EventLogger, set_level
 from broker.metrics import Metrics
 from broker.policy.current import CurrentPolicy
 from broker.policy_file import PolicyFile, load_policy
@@ -46,7 +46,7 @@ from broker.web.operations import Readiness, build_operations_app
 from broker.web.routes import RequestLimits, build_agent_app
 from broker.web.tls import HandshakeOutcome, Peers
 
-_LOG = logging.getLogger("broker.app")
+_LOG = EventLogger("broker.app")
 _PING_SECONDS = 5.0
 
 
@@ -185,7 +185,7 @@ class Service:
         )
         await self._start_operations()
         await self._start_agents(agents)
-        _LOG.info("answering agents on port %d, operations on port %d", self.agent_port, self.operations_port)
+        _LOG.info("serving", agent_port=self.agent_port, operations_port=self.operations_port)
 
     async def stop(self) -> None:
         """Refuse new requests, finish those in flight, record the stop, and close everything."""
@@ -294,7 +294,7 @@ class Service:
         try:
             await self._trail.append(self._own_event(EventKind.STOP))
         except AuditUnavailableError:
-            _LOG.error("the stop could not be recorded: the audit trail is unavailable")
+            _LOG.error("stop_not_recorded", reason="the audit trail is unavailable")
 
     async def _record_handshake(self, result: HandshakeResult) -> None:
         self.metrics.handshake(result.outcome)
@@ -387,7 +387,7 @@ def tls_files(settings: Settings) -> TlsFiles:
 
 
 def _set_log_level(level: str) -> None:
-    logging.getLogger().setLevel(level.upper())
+    set_level(level)
 
 
 def provider_settings() -> dict[str, type[BaseModel]]:

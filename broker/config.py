@@ -145,7 +145,10 @@ class Settings(BaseSettings):
         description="One section a provider: `env`, `file`, `vault`. What has no section is switched off.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe line that is logged; `debug` shows no values either."
+        default="info", description="Least severe line that is logged; `debug` shows references, and no values either."
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="How lines look: `auto` is text on a terminal and JSON elsewhere."
     )
 
     @classmethod

@@ -5,7 +5,6 @@ and says so in the log, in a metric and in the trail; it holds up no other part.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,9 +13,10 @@ from typing import Final, Protocol
 
 from broker.audit.event import AuditEvent, EventKind, Outcome
 from broker.errors import AuditUnavailableError
+from broker.logs import EventLogger
 from broker.metrics import Metrics
 
-_LOG = logging.getLogger("broker.reload")
+_LOG: Final = EventLogger("broker.reload")
 RESTART_NEEDED: Final = "restart_needed"
 
 
@@ -153,21 +153,21 @@ class Reloader:
     async def _tell(self, outcome: Accepted | Refused) -> None:
         match outcome:
             case Refused(part=part, code=code, detail=detail):
-                _LOG.error("%s refused, the old one stays in force: %s", part, detail)
+                _LOG.error("reload_refused", part=part, code=code, reason=detail, effect="the old one stays in force")
                 self._metrics.reload(part=part, outcome="refused")
                 await self._record(part, Outcome.FAILURE, reason=code, details={})
             case Accepted(part=part, kept=(_, *_) as kept):
                 names = ", ".join(kept)
-                _LOG.warning("%s changed and kept until a restart: %s", part, names)
+                _LOG.warning(RESTART_NEEDED, part=part, kept=names)
                 self._metrics.reload(part=part, outcome=RESTART_NEEDED)
                 details = {"before": outcome.before, "after": outcome.after, "kept": names}
                 await self._record(part, Outcome.FAILURE, reason=RESTART_NEEDED, details=details)
             case Accepted(part=part, before=before, after=after):
                 self._metrics.reload(part=part, outcome="accepted")
                 if before == after:
-                    _LOG.info("%s read again, nothing has changed", part)
+                    _LOG.info("unchanged", part=part)
                     return
-                _LOG.info("%s in force: %s, before: %s", part, after, before)
+                _LOG.info("in_force", part=part, before=before, after=after)
                 await self._record(part, Outcome.SUCCESS, reason="", details={"before": before, "after": after})
 
     async def _record(self, part: PartName, outcome: Outcome, *, reason: str, details: dict[str, str]) -> None:
@@ -177,7 +177,7 @@ class Reloader:
             await self._trail.append(event)
         except AuditUnavailableError:
             # Readiness is off already and nothing is revealed meanwhile; a revocation must not wait for the disk.
-            _LOG.error("the reload of %s could not be recorded: the audit trail is unavailable", part)
+            _LOG.error("reload_not_recorded", part=part, reason="the audit trail is unavailable")
 
     def _stamps(self) -> list[_Stamp]:
         return [tuple(_stamp(file) for file in part.watched) for part in self._parts]

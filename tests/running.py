@@ -97,8 +97,8 @@ def serving(place: Sandbox, *, environment: dict[str, str] | None = None) -> Ite
 
 
 @contextmanager
-def running(*, fresh_for: str = "5m") -> Iterator[RunningBroker]:
-    with sandbox(fresh_for=fresh_for) as place, serving(place) as broker:
+def running(*, fresh_for: str = "5m", environment: dict[str, str] | None = None) -> Iterator[RunningBroker]:
+    with sandbox(fresh_for=fresh_for) as place, serving(place, environment=environment) as broker:
         yield broker
 
 

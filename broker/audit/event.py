@@ -6,7 +6,6 @@ strings, with every text that somebody outside chose cut and escaped first.
 
 import json
 import json.encoder
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,18 +13,10 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
+from broker.escape import clean
+
 MAX_REFERENCE_CHARACTERS: Final = 1024
-# A SPIFFE id may have 2,048 bytes, and nothing else from outside is longer than a name.
-MAX_TEXT_CHARACTERS: Final = 2048
 MAX_INTEGER: Final = 2**53 - 1
-CUT: Final = "\u2026"
-# C0, DEL, C1 (CSI is 0x9B), zero-width and direction marks, line and paragraph separators, bidi controls,
-# invisible operators, lone surrogates, the byte order mark, tags: everything that changes what a terminal
-# or a log reader shows without showing itself.
-_UNSAFE: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
-    "\U000e0000-\U000e007f]"
-)
 _REFERENCE_MEMBERS: Final = ("reference", "status", "reason", "rule", "version", "fingerprint", "upstream_request")
 _QUOTE: Final = json.encoder.encode_basestring
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
@@ -115,15 +106,6 @@ class AuditEvent:
     details: dict[str, str | int] = field(default_factory=dict)
 
 
-def clean(text: str, *, limit: int = MAX_TEXT_CHARACTERS) -> str:
-    """Return `text` cut to `limit` characters, with everything invisible or moving spelled out as an escape."""
-    if len(text) > limit:
-        text = text[: limit - 1] + CUT
-    if text.isascii() and text.isprintable():
-        return text
-    return _UNSAFE.sub(_spell_out, text)
-
-
 def rfc3339(milliseconds: int) -> str:
     """Return the wall time as RFC 3339 text in UTC with three digits of a second."""
     seconds, rest = divmod(milliseconds, 1000)
@@ -177,8 +159,3 @@ def _detail(value: str | int) -> str | int:
         return clean(value)
     # JSON readers lose digits past 2^53, and RFC 8785 refuses them, so such a number is kept as text.
     return int(value) if -MAX_INTEGER <= value <= MAX_INTEGER else str(value)
-
-
-def _spell_out(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004  The end of the basic plane.

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from broker.audit.chain import TrailRecord
-from broker.audit.event import MAX_REFERENCE_CHARACTERS, EventKind, Outcome, clean
+from broker.audit.event import MAX_REFERENCE_CHARACTERS, EventKind, Outcome
+from broker.escape import clean
 
 _ANY_END: Final = "*"
 

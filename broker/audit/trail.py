@@ -8,7 +8,6 @@ every caller is refused at once.
 
 import asyncio
 import json
-import logging
 import secrets
 from collections import deque
 from collections.abc import Sequence
@@ -19,14 +18,16 @@ from typing import Final, Protocol
 
 from broker.audit.chain import TRAIL_ID_BYTES, Head, TrailRecord, genesis_hash, record_hash
 from broker.audit.checkpoint import CheckpointKey
-from broker.audit.event import AuditEvent, EventKind, Outcome, canonical, clean, rfc3339
+from broker.audit.event import AuditEvent, EventKind, Outcome, canonical, rfc3339
 from broker.audit.schedule import CheckpointSchedule
 from broker.clock import Clock
 from broker.errors import AuditUnavailableError, SettingsInvalidError
+from broker.escape import clean
+from broker.logs import EventLogger, error_fields
 from broker.metrics import Metrics
 
 MAX_COMMIT: Final = 256
-_LOG = logging.getLogger("broker.audit")
+_LOG: Final = EventLogger("broker.audit")
 _CLOSED: Final = "the audit trail is closed; the broker is stopping"
 
 
@@ -203,8 +204,8 @@ class Trail:
         while not (self._closing and not self._pending):
             try:
                 await self._step()
-            except Exception:  # noqa: BLE001  The owner of the chain must outlive every defect, or all callers wait for ever.
-                _LOG.exception("the audit trail met a defect")
+            except Exception as error:  # noqa: BLE001  The owner of the chain must outlive every defect, or all callers wait for ever.
+                _LOG.error("bug", **error_fields(error))
                 self._fail("the audit trail met a defect")
         self._metrics.audit_pending(0)
 
@@ -320,7 +321,7 @@ class Trail:
             return
         self._refused = 0
         self._set_state(healthy=True, reason="")
-        _LOG.warning("the audit trail can be written again; it failed since %s", rfc3339(int(outage.since * 1000)))
+        _LOG.warning("audit_recovered", failed_since=rfc3339(int(outage.since * 1000)))
 
     def _expected(self, found: Head | None) -> Head:
         """Return `found` if the chain may go on there: at our head, or at a record whose fate was unknown."""
@@ -341,12 +342,12 @@ class Trail:
         except AuditUnavailableError as error:
             self._metrics.audit_failure()
             self._checkpoints.postpone(self._head)
-            _LOG.error("no checkpoint could be written: %s", error.detail)
+            _LOG.error("checkpoint_failed", reason=error.detail)
 
     def _fail(self, reason: str) -> None:
         self._metrics.audit_failure()
         self._set_state(healthy=False, reason=reason)
-        _LOG.error("the audit trail can't be written, nothing is revealed: %s", reason)
+        _LOG.error("audit_failed", reason=reason, effect="nothing is revealed")
         self._fail_pending(reason)
 
     def _fail_pending(self, reason: str) -> None:

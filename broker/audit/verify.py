@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from broker.audit.chain import TrailRecord, genesis_hash, record_hash
 from broker.audit.checkpoint import Checkpoint, VerifierKey, open_note
-from broker.audit.event import clean, rfc3339
+from broker.audit.event import rfc3339
 from broker.audit.search import Query, TrailReader
 from broker.errors import SettingsInvalidError
+from broker.escape import clean
 
 MAX_FINDINGS: Final = 100
 

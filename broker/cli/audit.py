@@ -14,11 +14,12 @@ from typing import Any, Final
 from broker.app import open_trail_reader
 from broker.audit.chain import TrailRecord
 from broker.audit.checkpoint import notes_in
-from broker.audit.event import EventKind, Outcome, clean
+from broker.audit.event import EventKind, Outcome
 from broker.audit.search import Query, TrailReader, search
 from broker.audit.textfile import write_verification
 from broker.audit.verify import VerificationReport, verify
 from broker.errors import MalformedReferenceError, SettingsInvalidError
+from broker.escape import clean
 from broker.reference import parse
 
 HELP = "search and verify the audit trail"

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from broker.app import Service
 from broker.config import Settings, read_settings, settings_file
+from broker.logs import configure, report_loop_error
 
 HELP = "run the broker"
 
@@ -51,6 +51,7 @@ async def serve(service: Service) -> None:
 
     """
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(report_loop_error)
     ended = asyncio.Event()
     reloads: set[asyncio.Task[bool]] = set()
 
@@ -81,9 +82,5 @@ def loop_factory(*, uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop] | N
 
 
 def configure_logging(settings: Settings) -> None:
-    """Log one line an event to standard error."""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
+    """Log one line an event to standard output."""
+    configure(level=settings.log_level, form=settings.log_format, stream=sys.stdout)

@@ -8,7 +8,6 @@ context is asked for anew for each of them.
 import asyncio
 import errno
 import ipaddress
-import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -19,9 +18,10 @@ from typing import Final
 from aiohttp import web
 
 from broker.errors import SettingsInvalidError
+from broker.logs import EventLogger, error_fields
 from broker.web.tls import HandshakeOutcome, handshake_failure_reason
 
-_LOG = logging.getLogger("broker.listener")
+_LOG: Final = EventLogger("broker.listener")
 _BACKLOG: Final = 1024
 _LAST_PORT: Final = 65_535
 _FIRST_PAUSE: Final = 0.05
@@ -159,7 +159,7 @@ class TlsListener:
                 if error.errno in _LOST_BEFORE_ACCEPT:
                     continue
                 # Out of descriptors or memory: others must close first, and trying at once would only burn time.
-                _LOG.warning("can't accept connections: %s; next try in %.2f s", error.strerror, pause)
+                _LOG.warning("accept_failed", reason=error.strerror, next_try_seconds=round(pause, 2))
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except BaseException:
@@ -197,7 +197,7 @@ class TlsListener:
             context = self._context()
         except Exception as error:  # noqa: BLE001  One connection fails, whatever it is, and the listener goes on.
             connection.close()
-            _LOG.error("a connection could not be set up: %s", type(error).__name__)
+            _LOG.error("connection_failed", **error_fields(error))
             return HandshakeOutcome.OTHER
         # Made here, because uvloop returns a protocol of its own.
         placed = _Placed(server(), place, connection)
@@ -213,7 +213,7 @@ class TlsListener:
             return handshake_failure_reason(error)
         except Exception as error:  # noqa: BLE001  As above.
             connection.close()
-            _LOG.error("a connection could not be set up: %s", type(error).__name__)
+            _LOG.error("connection_failed", **error_fields(error))
             return HandshakeOutcome.OTHER
         return HandshakeOutcome.RESUMED if placed.resumed else HandshakeOutcome.OK
 
@@ -223,7 +223,7 @@ class TlsListener:
             if waiting is not None:
                 await waiting
         except Exception as error:  # noqa: BLE001  Whoever listens must not be able to stop the listener.
-            _LOG.error("a handshake (%s) could not be reported: %s", result.outcome, type(error).__name__)
+            _LOG.error("handshake_not_reported", outcome=result.outcome, **error_fields(error))
 
     def _leave(self) -> None:
         self._open -= 1

@@ -3,7 +3,7 @@
 import logging
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
@@ -11,12 +11,47 @@ from aiohttp.http import HttpVersion11
 from aiohttp.typedefs import Handler, Middleware
 
 from broker.clock import Clock
+from broker.logs import EventLogger, error_fields
 from broker.metrics import Metrics
-from broker.web.problems import HttpRefusedError, WebCode, problem_of
+from broker.web.problems import OUTCOME, HttpRefusedError, WebCode, problem_of
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 _REQUEST_ID: Final = web.RequestKey("request_id", str)
-_LOG: Final = logging.getLogger("broker.request")
+_LOG: Final = EventLogger("broker.request")
+
+
+@dataclass(slots=True)
+class RequestFacts:
+    """What the line of a request tells beside its answer, filled in by its handler on the way.
+
+    Attributes:
+        identity: The peer's name, empty before it is known.
+        body_seconds: Time in which the body arrived.
+        statuses: How many references got which status.
+        references: Canonical references with their status; kept only when the log shows debug lines.
+
+    """
+
+    identity: str = ""
+    body_seconds: float = 0.0
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    references: list[str] = field(default_factory=list)
+
+
+_FACTS: Final = web.RequestKey("facts", RequestFacts)
+
+
+def facts_of(request: web.Request) -> RequestFacts:
+    """Return what is known of this request so far, for its handler to add to."""
+    facts = request.get(_FACTS)
+    if facts is None:
+        facts = request[_FACTS] = RequestFacts()
+    return facts
+
+
+def logs_references() -> bool:
+    """Tell whether the log shows which references were asked for, which it does at debug alone."""
+    return _LOG.shows(logging.DEBUG)
 
 
 def request_id_of(request: web.Request) -> str:
@@ -49,7 +84,7 @@ class Edge:
         async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
             started = self.clock.monotonic()
             response = await answered(request, self._checked(handler))
-            self._count(request, response.status, self.clock.monotonic() - started)
+            self._finish(request, response, self.clock.monotonic() - started)
             return response
 
         return edge
@@ -76,19 +111,27 @@ class Edge:
             message = "send references and tokens in the body and the header, never in the URL, where logs keep them"
             raise HttpRefusedError(WebCode.QUERY_UNEXPECTED, message)
 
-    def _count(self, request: web.Request, status: int, seconds: float) -> None:
+    def _finish(self, request: web.Request, response: web.StreamResponse, seconds: float) -> None:
         resource = request.match_info.route.resource
         route = "other" if resource is None else resource.canonical
-        self.metrics.request(route=route, status=status, seconds=seconds)
-        if _LOG.isEnabledFor(logging.INFO):
-            # The line has the template of the route, the id and numbers: nothing that a caller wrote.
-            _LOG.info(
-                "request id=%s route=%s status=%d milliseconds=%.1f",
-                request_id_of(request),
-                route,
-                status,
-                seconds * 1000,
-            )
+        self.metrics.request(route=route, status=response.status, seconds=seconds)
+        if not _LOG.shows(logging.INFO):
+            return
+        # The template of the route, slugs, numbers and the identity that a certificate proved: no value, no reference.
+        facts = facts_of(request)
+        _LOG.info(
+            "request",
+            request=request_id_of(request),
+            identity=facts.identity,
+            route=route,
+            status=response.status,
+            outcome=response.get(OUTCOME, "ok"),
+            references=facts.statuses,
+            milliseconds=round(seconds * 1000, 1),
+            body_milliseconds=round(facts.body_seconds * 1000, 1),
+        )
+        if facts.references:
+            _LOG.debug("references", request=request_id_of(request), references=facts.references)
 
 
 @web.middleware
@@ -106,7 +149,7 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
         response = problem_of(error, instance=instance)
         if response.status == web.HTTPInternalServerError.status_code:
             # The text and the traceback of a bug may hold a value, so the type and the place have to do.
-            _LOG.error("bug id=%s type=%s at=%s", instance, type(error).__name__, _place(error))
+            _LOG.error("bug", request=instance, **error_fields(error))
     return response
 
 
@@ -122,14 +165,3 @@ async def finish(request: web.Request, response: web.StreamResponse) -> None:
 def json_headers() -> Mapping[str, str]:
     """Return the headers of a JSON answer that must not be kept."""
     return {"Content-Type": "application/json", "Cache-Control": "no-store"}
-
-
-def _place(error: BaseException) -> str:
-    """Return the innermost file and line of `error`, without anything that its frames hold."""
-    trace = error.__traceback__
-    place = "unknown"
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        place = f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return place

@@ -24,6 +24,8 @@ from broker.errors import (
 )
 from broker.issue import IssuedToken, IssueToken
 from broker.resolve import Address
+from broker.web.middleware import facts_of
+from broker.web.problems import OUTCOME
 from broker.web.routes import PeerSource, address_of
 
 TOKEN_PATH: Final = "/oauth2/token"  # noqa: S105  A path, not a credential.
@@ -69,6 +71,7 @@ class _TokenEndpoint:
         except IdentityRefusedError as error:
             await self.refuse_identity(error, address=address, request=instance)
             raise
+        facts_of(request).identity = peer.name
         try:
             form = await _form(request, seconds=self.body_seconds)
             issued = await self.issue.issue(
@@ -222,12 +225,14 @@ def _refusal(error: str, detail: str, status: int) -> web.Response:
     elif status == web.HTTPRequestTimeout.status_code:
         # The rest of the body may still come, and it is no next request.
         further = {"Connection": "close"}
-    return web.Response(
+    response = web.Response(
         status=status,
         body=json.dumps({"error": error, "error_description": detail}).encode(),
         content_type="application/json",
         headers={**_NO_STORE, **further},
     )
+    response[OUTCOME] = error
+    return response
 
 
 def _refuse(error: str, detail: str, *, status: int = 400) -> NoReturn:

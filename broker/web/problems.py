@@ -14,6 +14,8 @@ from broker.resolution import Refused, Resolution, Status
 
 TYPE_PREFIX: Final = "urn:logflux-broker:error:"
 CONTENT_TYPE: Final = "application/problem+json"
+# Why an answer is a refusal, as a slug; the request's line in the log tells it. An answer without it is a good one.
+OUTCOME: Final = web.ResponseKey("outcome", str)
 _REALM: Final = 'Bearer realm="broker"'
 _RETRY_SECONDS: Final = 2.0
 _MAX_RETRY_SECONDS: Final = 300.0
@@ -115,9 +117,11 @@ def problem(
         "instance": instance,
         **(members or {}),
     }
-    return web.Response(
+    response = web.Response(
         status=known.status, body=json.dumps(document).encode("ascii"), content_type=CONTENT_TYPE, headers=headers
     )
+    response[OUTCOME] = code
+    return response
 
 
 def problem_of(error: Exception, *, instance: str) -> web.Response:

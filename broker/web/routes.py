@@ -1,5 +1,6 @@
 """The routes of the agents' listener: HTTP in, the use case, HTTP out. No decision is made here."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
@@ -8,13 +9,13 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from broker.clock import Clock
-from broker.errors import IdentityRefusedError
+from broker.errors import IdentityRefusedError, MalformedReferenceError
 from broker.identity import PeerIdentity
 from broker.metrics import Metrics
-from broker.resolution import Require, Resolution
+from broker.resolution import Granted, Require, Resolution
 from broker.resolve import Address
 from broker.web.body import read_model
-from broker.web.middleware import Edge, finish, json_headers, request_id_of
+from broker.web.middleware import Edge, facts_of, finish, json_headers, logs_references, request_id_of
 from broker.web.problems import HttpRefusedError, WebCode, resolution_problem
 from broker.web.schemas import ResolveRequest, resolution_body
 
@@ -98,10 +99,14 @@ class _ResolveHandler:
         except IdentityRefusedError as error:
             await self.resolve.refuse_identity(error, address=address, request=instance)
             raise
+        facts = facts_of(request)
+        facts.identity = peer.name
         unverified_token = _token_of(request)
+        began = self.clock.monotonic()
         asked = await read_model(
             request, ResolveRequest, max_bytes=self.limits.max_body_bytes, seconds=self.limits.body_seconds
         )
+        facts.body_seconds = self.clock.monotonic() - began
         resolution = await self.resolve.resolve(
             peer=peer,
             unverified_token=unverified_token,
@@ -110,6 +115,9 @@ class _ResolveHandler:
             address=address,
             request=instance,
         )
+        facts.statuses = Counter([str(result.status) for result in resolution.results])
+        if logs_references():
+            facts.references = _shown(resolution)
         if not resolution.complete:
             return resolution_problem(resolution, instance=instance)
         return web.Response(body=resolution_body(resolution), headers=json_headers())
@@ -120,6 +128,15 @@ class _ResolveHandler:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             # The interim answer is no part of the answer whose size is counted.
             request.writer.output_size = 0
+
+
+def _shown(resolution: Resolution) -> list[str]:
+    """Return the references with their status, without what is no reference and so may be a secret."""
+    return [
+        f"{result.reference} {result.status}"
+        for result in resolution.results
+        if isinstance(result, Granted) or result.code != MalformedReferenceError.code
+    ]
 
 
 def _token_of(request: web.Request) -> str | None:

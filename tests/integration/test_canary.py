@@ -29,7 +29,8 @@ def spellings(value: str) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[RunningBroker]:
-    with running() as it:
+    # At debug the log tells most.
+    with running(environment={"LOGFLUX_LOG_LEVEL": "debug"}) as it:
         place = it.place
         data = {"data": {"api_key": CANARY, "number": 4711, "nested": {"key": CANARY}}}
         store_request(place.store_address, place.store_token, "POST", "secret/data/logflux", data)

@@ -9,17 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.audit.event import (
-    CUT,
     MAX_REFERENCE_CHARACTERS,
-    MAX_TEXT_CHARACTERS,
     AuditEvent,
     EventKind,
     Outcome,
     ReferenceRecord,
     canonical,
-    clean,
     rfc3339,
 )
+from broker.escape import CUT, MAX_TEXT_CHARACTERS, clean
 
 ANY_TEXT = st.text(alphabet=st.characters(), max_size=40)
 

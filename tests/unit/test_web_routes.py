@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from broker.cache import Cache
 from broker.errors import IdentityRefusedError, IdentityRefusedReason, SourceUnavailableError
+from broker.logs import EventRecord
 from broker.policy.decision import Allow
 from broker.resolve import ResolveReferences
 from broker.secret import Reading, SecretDocument
@@ -443,6 +444,36 @@ async def test_the_log_line_and_the_metrics_hold_nothing_that_a_caller_wrote(
     count = bench.metrics.registry.get_sample_value
     assert count("broker_requests_total", {"route": RESOLVE_PATH, "status": "200"}) == 1
     assert count("broker_requests_total", {"route": "other", "status": "404"}) == 1
+
+
+async def test_the_line_of_a_request_tells_who_what_came_of_it_and_how_many_of_each(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="broker.request")
+    _, _, headers = await bench.ask(KEY, "$PAT")
+    bench.policy.allowed.clear()
+    await bench.ask(KEY, "no reference")
+    first, second = [record.fields for record in caplog.records if isinstance(record, EventRecord)]
+    assert first["request"] == headers["X-Request-Id"]
+    assert first["identity"] == bench.peers.peer.name
+    assert (first["status"], first["outcome"], first["references"]) == (200, "ok", {"ok": 2})
+    assert isinstance(first["milliseconds"], float)
+    assert isinstance(first["body_milliseconds"], float)
+    assert (second["outcome"], second["references"]) == ("reference_malformed", {"denied": 1, "invalid": 1})
+
+
+async def test_references_are_logged_at_debug_alone_and_what_is_none_never(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    for level in (logging.INFO, logging.DEBUG):
+        caplog.set_level(level, logger="broker.request")
+        await bench.ask(KEY, "$PAT")
+        await bench.ask("$PAT", CANARY)
+    shown = [record for record in caplog.records if record.levelno == logging.DEBUG]
+    assert [record.fields["references"] for record in shown if isinstance(record, EventRecord)] == [
+        [f"{KEY} ok", "$PAT ok"]
+    ]
+    assert CANARY not in caplog.text
 
 
 async def test_a_caller_can_not_choose_the_request_id(bench: Bench) -> None:

@@ -1,13 +1,13 @@
 """How far the broker's wall clock is from the store's: certificates, tokens and deletion times are judged by both."""
 
-import logging
 from dataclasses import dataclass
 from typing import Final
 
 from broker.clock import Clock
+from broker.logs import EventLogger
 from broker.providers.base import UpstreamObserver
 
-_LOG = logging.getLogger("broker.providers.vault")
+_LOG: Final = EventLogger("broker.providers.vault")
 _WARN_SECONDS: Final = 5.0
 # An answer that took longer tells too little about the moment at which the store looked at its clock.
 _LONGEST_SECONDS: Final = 2.0
@@ -45,5 +45,5 @@ class ClockComparison:
         self._observer.clock_skew(provider="vault", seconds=skew)
         apart = abs(skew) > _WARN_SECONDS
         if apart and not self._apart:
-            _LOG.warning("the broker's clock is %+.0f s away from the store's; compare both with a time server", skew)
+            _LOG.warning("clock_skew", seconds=round(skew), detail="compare both clocks with a time server")
         self._apart = apart

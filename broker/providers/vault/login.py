@@ -1,7 +1,6 @@
 """The broker's token at the store: one login however many requests wait, renewed in time, replaced once when dead."""
 
 import asyncio
-import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 from broker.clock import Clock
 from broker.errors import SecretUnusableError, SourceUnavailableError, UpstreamDeniedError
+from broker.logs import EventLogger
 from broker.providers.vault.adapter import make_client
 from broker.providers.vault.answers import BAD_REQUEST, FORBIDDEN, StoreAnswerError, bad_answer, unavailable
 from broker.providers.vault.budget import Backoff
@@ -18,7 +18,7 @@ from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.transport import StoreTransport
 
 T = TypeVar("T")
-_LOG = logging.getLogger("broker.providers.vault")
+_LOG: Final = EventLogger("broker.providers.vault")
 
 # The store locks a role out after five failures; the broker stops well before, until the credential changes.
 _MAX_REFUSALS: Final = 2
@@ -128,7 +128,7 @@ class StoreLogin:
             if not error.says_policy:
                 return False
             # A policy was asked, so the token lives; only the broker's rights there are too narrow.
-            _LOG.warning("the broker's policy in the store lacks read on auth/token/lookup-self")
+            _LOG.warning("store_rights_missing", path="auth/token/lookup-self", capability="read")
         session.proved = self._clock.monotonic()
         return True
 
@@ -180,7 +180,7 @@ class StoreLogin:
         except StoreAnswerError as error:
             if not error.says_policy:
                 raise
-            _LOG.warning("the broker's policy in the store lacks read on auth/token/lookup-self, so it can't renew")
+            _LOG.warning("store_rights_missing", path="auth/token/lookup-self", capability="read", lost="renewal")
             return {"ttl": 0, "renewable": False}
 
     def _adopt(self, session: _Session) -> None:
@@ -203,7 +203,7 @@ class StoreLogin:
                     return
                 # Past the hard end the store answers 500, as it does for its own faults.
             except (SourceUnavailableError, SecretUnusableError, KeyError, TypeError, ValueError):
-                _LOG.debug("the broker's token could not be renewed; tried again in two thirds of what is left")
+                _LOG.debug("store_token_not_renewed", next_try="in two thirds of what is left")
             else:
                 # The store rounds down: 0 seconds granted are the end of the life, no life without end.
                 session.extend(now=self._clock.monotonic(), seconds=max(seconds, 0.1))
@@ -216,7 +216,7 @@ class StoreLogin:
             await self._replace(session)
         except SourceUnavailableError:
             # The old token is still good for a while, and the next request after that logs in.
-            _LOG.warning("the broker could not log in to the store before its token ends")
+            _LOG.warning("store_login_failed", detail="tried again when its token ends")
             return False
         return True
 
