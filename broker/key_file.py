@@ -87,7 +87,14 @@ def _gate(file: Path, status: os.stat_result) -> None:
     if open_to == stat.S_IRGRP and status.st_uid == 0 and status.st_gid in {os.getgid(), *os.getgroups()}:
         return
     if open_to:
-        raise found(file, "key_open", f"mode {mode:04o} lets others at the key", f"run: chmod 600 {file}")
+        raise found(file, "key_open", f"mode {mode:04o} lets others at the key", _closing(file))
     if status.st_uid not in {0, os.geteuid()}:
         why = f"belongs to user {status.st_uid}, neither to the broker's nor to root"
         raise found(file, "key_owner", why, f"run: chown {os.geteuid()} {file}")
+
+
+def _closing(file: Path) -> str:
+    """Return what closes `file` to others; in a volume that the kubelet writes, nobody can run chmod."""
+    if (file.parent / "..data").is_symlink():
+        return "give the volume defaultMode: 0400, and the pod an fsGroup that is a group of the broker"
+    return f"run: chmod 600 {file}"

@@ -31,6 +31,17 @@ def test_a_key_that_others_can_reach_is_refused_with_the_command_that_mends_it(t
         read_private(file)
 
 
+def test_in_a_kubernetes_volume_the_manifest_is_what_mends_it(tmp_path: Path) -> None:
+    (tmp_path / "..1").mkdir()
+    write_private(tmp_path / "..1" / "key", b"x")
+    (tmp_path / "..1" / "key").chmod(0o644)
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "key").symlink_to("..data/key")
+    with pytest.raises(SettingsInvalidError, match=r"mode 0644 .* defaultMode: 0400") as caught:
+        read_private(tmp_path / "key")
+    assert "chmod" not in str(caught.value)
+
+
 def test_the_group_of_a_kubernetes_volume_may_read(tmp_path: Path) -> None:
     file = tmp_path / "key"
     write_private(file, b"x")
