@@ -6,10 +6,12 @@ WORKDIR /src
 COPY requirements.lock ./
 RUN python -m venv /opt/broker \
  && /opt/broker/bin/python -m pip install --require-hashes --no-deps --only-binary :all: -r requirements.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY broker ./broker
 # The build back end is pinned in pyproject.toml; the package itself brings no further dependency.
-RUN /opt/broker/bin/python -m pip install --no-deps . \
+# `broker version` names the commit: --build-arg REVISION=$(git rev-parse HEAD). It is unknown without that.
+ARG REVISION=
+RUN SOURCE_COMMIT=${REVISION} /opt/broker/bin/python -m pip install --no-deps . \
  && /opt/broker/bin/python -m pip uninstall --yes pip
 
 FROM python:3.13.9-slim-bookworm

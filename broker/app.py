@@ -35,6 +35,7 @@ from broker.providers.registry import PROVIDERS
 from broker.reload import PartName, Reloader
 from broker.resolve import ResolveReferences
 from broker.signing import load_or_create_signing_key
+from broker.store.schema import schema_version
 from broker.store.sqlite import SqliteTrailReader, SqliteTrailStore
 from broker.tokens import SigningKey, TokenVerifier, public_jwks
 from broker.web.certificates import TlsFiles, read_pair, read_trust
@@ -53,6 +54,11 @@ _PING_SECONDS = 5.0
 def open_trail_reader(database: Path) -> SqliteTrailReader:
     """Return a reader of the trail in `database`, beside a broker that may be writing it."""
     return SqliteTrailReader(database)
+
+
+def known_schema() -> int:
+    """Return the version of the audit database that this broker writes."""
+    return schema_version()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The wheel works alone, in an environment that holds nothing but what it asks for."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,13 +13,18 @@ import pytest
 from broker.cli.sandbox import process, sandbox, wait_for
 
 ROOT = Path(__file__).parents[2]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("wheel")
     python = [sys.executable, "-m"]
-    _run([*python, "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", str(target), str(ROOT)])
+    environ = {**os.environ, "SOURCE_COMMIT": COMMIT}
+    _run(
+        [*python, "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", str(target), str(ROOT)],
+        environ,
+    )
     environment = target / "environment"
     venv.create(environment, with_pip=False)
     # The locked dependencies are linked in from where they are installed, and the package comes from the wheel alone.
@@ -35,8 +41,8 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return script
 
 
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd="/")
+def _run(command: list[str], environ: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd="/", env=environ)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -45,6 +51,11 @@ def test_the_wheel_tells_its_version_and_comes_from_itself(command: Path) -> Non
     assert _run([str(command), "--version"]).startswith("broker ")
     where = _run([str(command.parent / "python"), "-c", "import broker; print(broker.__file__)"])
     assert str(command.parent.parent) in where
+
+
+def test_the_wheel_names_the_commit_it_was_built_from(command: Path) -> None:
+    facts = json.loads(_run([str(command), "version", "--json"]))
+    assert facts["commit"] == COMMIT
 
 
 def test_the_wheel_serves(command: Path) -> None:
