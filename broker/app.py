@@ -36,7 +36,8 @@ from broker.reload import PartName, Reloader
 from broker.resolve import ResolveReferences
 from broker.signing import load_or_create_signing_key
 from broker.store.schema import schema_version
-from broker.store.sqlite import SqliteTrailReader, SqliteTrailStore
+from broker.store.sqlite import SqliteTrailStore
+from broker.store.sqlite_reader import SqliteTrailReader
 from broker.tokens import SigningKey, TokenVerifier, public_jwks
 from broker.web.certificates import TlsFiles, read_pair, read_trust
 from broker.web.credentials import Credentials
@@ -44,6 +45,7 @@ from broker.web.listener import HandshakeResult, TlsListener, bind
 from broker.web.middleware import request_id_of
 from broker.web.oauth import oauth_routes
 from broker.web.operations import Readiness, build_operations_app
+from broker.web.parser import require_strict_parser
 from broker.web.routes import RequestLimits, build_agent_app
 from broker.web.tls import HandshakeOutcome, Peers
 
@@ -105,6 +107,7 @@ class Service:
             PolicyInvalidError: The policy can't be used.
 
         """
+        require_strict_parser()
         self.settings = settings
         self._settings_file = settings_file
         self.clock = clock or SystemClock()

@@ -5,10 +5,11 @@ import json
 import os
 import signal
 import ssl
+import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,10 @@ class RunningBroker:
 
 
 @contextmanager
-def serving(place: Sandbox, *, environment: dict[str, str] | None = None) -> Iterator[RunningBroker]:
-    command = [sys.executable, "-m", "broker", "serve", "--config", str(place.settings_file)]
+def serving(
+    place: Sandbox, *, environment: dict[str, str] | None = None, wrapper: Sequence[str] = ()
+) -> Iterator[RunningBroker]:
+    command = [*wrapper, sys.executable, "-m", "broker", "serve", "--config", str(place.settings_file)]
     log = place.directory / "broker.log"
     with process(command, log=log, environment={**os.environ, **(environment or {})}) as child:
         wait_for(f"http://127.0.0.1:{place.operations_port}/readyz", child)
@@ -97,9 +100,22 @@ def serving(place: Sandbox, *, environment: dict[str, str] | None = None) -> Ite
 
 
 @contextmanager
-def running(*, fresh_for: str = "5m", environment: dict[str, str] | None = None) -> Iterator[RunningBroker]:
-    with sandbox(fresh_for=fresh_for) as place, serving(place, environment=environment) as broker:
+def running(
+    *, fresh_for: str = "5m", environment: dict[str, str] | None = None, wrapper: Sequence[str] = ()
+) -> Iterator[RunningBroker]:
+    with (
+        sandbox(fresh_for=fresh_for) as place,
+        serving(place, environment=environment, wrapper=wrapper) as broker,
+    ):
         yield broker
+
+
+def serve_again(settings: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run `broker serve` where it is expected to end by itself."""
+    command = [sys.executable, "-m", "broker", "serve", "--config", str(settings)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment}
+    )
 
 
 def append_line(file: Path, text: str) -> None:

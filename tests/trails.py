@@ -16,7 +16,8 @@ from broker.audit.verify import VerificationReport, verify
 from broker.clock import SystemClock
 from broker.errors import AuditUnavailableError
 from broker.metrics import Metrics
-from broker.store.sqlite import SqliteTrailReader, SqliteTrailStore
+from broker.store.sqlite import SqliteTrailStore
+from broker.store.sqlite_reader import SqliteTrailReader
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from broker.app import Service
 from broker.cli.sandbox import Sandbox, sandbox
 from broker.cli.serve import configure_logging, serve
+from broker.cli.undumpable import forbid_dumps
 from broker.config import read_settings
 
 HELP = "run a throw-away broker with a store, certificates and a sample policy"
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run until Ctrl-C."""
+    forbid_dumps()
     with sandbox(fresh_for=arguments.fresh_for) as place:
         settings = read_settings(place.settings_file)
         configure_logging(settings)

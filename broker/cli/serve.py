@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broker.app import Service
+from broker.cli.undumpable import forbid_dumps
 from broker.config import Settings, read_settings, settings_file
 from broker.logs import configure, report_loop_error
 
@@ -35,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         AuditUnavailableError: The start can't be recorded.
 
     """
+    forbid_dumps()
     settings = read_settings(arguments.config)
     configure_logging(settings)
     service = Service(settings=settings, settings_file=settings_file(arguments.config))

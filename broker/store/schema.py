@@ -3,8 +3,11 @@
 import sqlite3
 from contextlib import suppress
 from importlib.resources import files
+from typing import Final
 
 from broker.errors import SettingsInvalidError
+
+RECORD_COLUMNS: Final = "trail_id, seq, time_ms, kind, outcome, identity, body, hash"
 
 
 def schema_version() -> int:
@@ -32,6 +35,11 @@ def migrate(connection: sqlite3.Connection, *, name: str) -> None:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
+
+
+def fault_of(error: sqlite3.Error) -> str:
+    """Return SQLite's own name of the fault, whose text may hold paths and statements."""
+    return getattr(error, "sqlite_errorname", None) or type(error).__name__
 
 
 def _steps() -> list[str]:

@@ -1,6 +1,7 @@
 """What every store of the trail promises, run against each; and what SQLite promises beside."""
 
 import asyncio
+import os
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
@@ -11,7 +12,9 @@ import pytest
 from broker.audit.chain import TrailRecord
 from broker.audit.trail import TrailStore
 from broker.errors import AuditUnavailableError, BrokerError, SettingsInvalidError
-from broker.store.sqlite import SqliteTrailReader, SqliteTrailStore
+from broker.store.sqlite import SqliteTrailStore
+from broker.store.sqlite_reader import SqliteTrailReader
+from broker.store.writer_lock import WriterLock
 from tests.trails import MemoryStore
 
 TRAIL = "ab" * 16
@@ -91,11 +94,28 @@ def _bodies(path: Path) -> list[bytes]:
 async def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
     first, second = SqliteTrailStore(tmp_path / "audit.db"), SqliteTrailStore(tmp_path / "audit.db")
     await first.open()
-    with pytest.raises(SettingsInvalidError, match="another broker process"):
+    with pytest.raises(
+        SettingsInvalidError, match=rf"another broker writes this audit trail \(process {os.getpid()} on "
+    ):
         await second.open()
     await first.aclose()
     await second.open()
     await second.aclose()
+
+
+@pytest.mark.parametrize("note", [b"", b"twelve", b"12 a\x1bhost", b"\xff\xff 1", b"1 2 3", b"9" * 5000])
+def test_a_lock_whose_note_says_nothing_is_as_good(tmp_path: Path, note: bytes) -> None:
+    file = tmp_path / "audit.db.lock"
+    first, second = WriterLock(file), WriterLock(file)
+    first.take()
+    file.write_bytes(note)
+    with pytest.raises(SettingsInvalidError, match=r"\(process unknown\)"):
+        second.take()
+    first.give_back()
+    first.give_back()
+    second.take()
+    assert file.read_text() == f"{os.getpid()} {os.uname().nodename}\n"
+    second.give_back()
 
 
 async def test_files_are_for_the_owner_alone(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 from broker.audit.search import Query, search
 from broker.audit.trail import Trail
 from broker.errors import AuditUnavailableError
-from broker.store.sqlite import SqliteTrailReader, SqliteTrailStore
+from broker.store.sqlite import SqliteTrailStore
+from broker.store.sqlite_reader import SqliteTrailReader
 from tests.trails import checked, event, running, until
 
 
@@ -176,4 +177,4 @@ def test_a_second_process_on_the_same_trail_is_refused(tmp_path: Path) -> None:
         second = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30, check=False)
         first.kill()
     assert second.returncode != 0
-    assert "another broker process is writing this audit trail" in second.stderr
+    assert f"another broker writes this audit trail (process {first.pid} on " in second.stderr
