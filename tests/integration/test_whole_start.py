@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.cli.sandbox import free_port, process
-from tests.running import RunningBroker, running, serve_again
+from tests.running import RunningBroker, running, serve_again, wait_until
 
 # Root may look everywhere by its capabilities; both sides do without them, as a broker in service does.
 UNPRIVILEGED = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"] if os.getuid() == 0 else []
@@ -30,7 +30,8 @@ def test_no_core_is_left(broker: RunningBroker) -> None:
 
 def test_a_process_of_the_same_user_can_not_look_into_it(broker: RunningBroker) -> None:
     with process([*UNPRIVILEGED, "sleep", "60"], log=broker.place.directory / "sleep.log") as other:
-        assert look_into(other.handle.pid).stdout
+        # Until it has let go of its capabilities it is closed too.
+        wait_until(lambda: bool(look_into(other.handle.pid).stdout))
     seen = look_into(broker.child.handle.pid)
     assert seen.returncode != 0
     assert seen.stdout == b""
