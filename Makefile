@@ -53,9 +53,9 @@ docs-check: $(STAMP) ## Check the generated pages, the links and the commands of
 
 lock: $(STAMP) ## Resolve the dependencies anew, with hashes and no index address
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
-	  --extra uvloop -o requirements.lock pyproject.toml
+	  --extra uvloop --extra socks -o requirements.lock pyproject.toml
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
-	  --extra uvloop --group dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	  --extra uvloop --extra socks --group dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 
 wheel: $(STAMP) ## Build the wheel into dist/
 	@$(BIN)/hatchling build -t wheel

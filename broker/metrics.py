@@ -20,6 +20,8 @@ _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 _STATUSES: Final = ("200", "400", "401", "403", "404", "500", "503")
 _REFERENCE_OUTCOMES: Final = ("ok", "stale", "denied", "missing", "unavailable", "invalid")
 _LOOKUPS: Final = ("hit", "stale", "miss", "joined")
+_ALARMS: Final = ("certificate", "pin", "files", "wrapping_token_used", "wrapping_token_of_another_path")
+_STORES: Final = frozenset({"vault"})
 _POLICY: Final = "policy"
 _RELOAD_OUTCOMES: Final = ("accepted", "refused", "restart_needed")
 
@@ -131,6 +133,13 @@ class Metrics:
             ["provider"],
             registry=registry,
         )
+        # alarm: one of `_ALARMS`, for a store.
+        self._alarms = Counter(
+            "broker_upstream_alarms",
+            "What a person has to look at on the way to a back end.",
+            ["provider", "alarm"],
+            registry=registry,
+        )
         # outcome: issued, or an OAuth error code.
         self._tokens = Counter("broker_tokens", "Token requests answered.", ["outcome"], registry=registry)
         # outcome: ok, or a `TokenRefusedReason`.
@@ -186,8 +195,7 @@ class Metrics:
             "broker_dependency_ready", "1 when a dependency is ready.", ["dependency"], registry=registry
         )
         self._revocation_list.set(math.nan)
-        build = Gauge("broker_build_info", "What runs.", ["version", "python", "openssl"], registry=registry)
-        build.labels(version, platform.python_version(), ssl.OPENSSL_VERSION.split()[1]).set(1)
+        _tell_build(registry, version)
 
     def expect(
         self,
@@ -206,6 +214,7 @@ class Metrics:
             (self._request_seconds, product(tuple(routes))),
             (self._references, product(schemes, _REFERENCE_OUTCOMES)),
             (self._cache_lookups, product(_LOOKUPS)),
+            (self._alarms, product(_STORES.intersection(schemes), _ALARMS)),
             (self._token_checks, product(("ok", *TokenRefusedReason))),
             (self._tokens, product(("issued",))),
             (self._handshakes, product(tuple(handshakes))),
@@ -263,6 +272,10 @@ class Metrics:
         self._budget.labels(provider).set(per_second)
         self._throttled.labels(provider).inc(throttled)
         self._budget_refused.labels(provider).inc(refused)
+
+    def upstream_alarm(self, *, provider: str, alarm: str) -> None:
+        """Count what a person has to look at."""
+        self._alarms.labels(provider, alarm).inc()
 
     def clock_skew(self, *, provider: str, seconds: float) -> None:
         """State by how much the wall clock here is ahead of a back end's."""
@@ -323,3 +336,8 @@ class Metrics:
     def ready(self, *, dependency: str, ready: bool) -> None:
         """State whether a dependency is ready."""
         self._ready.labels(dependency).set(1 if ready else 0)
+
+
+def _tell_build(registry: CollectorRegistry, version: str) -> None:
+    build = Gauge("broker_build_info", "What runs.", ["version", "python", "openssl"], registry=registry)
+    build.labels(version, platform.python_version(), ssl.OPENSSL_VERSION.split()[1]).set(1)

@@ -29,6 +29,7 @@ class Seen:
         self.budgets: list[tuple[float, int]] = []
         self.refused = 0
         self.skews: list[float] = []
+        self.alarms: list[str] = []
         self._ahead = 0.0
 
     def upstream_request(self, *, provider: str, operation: str, outcome: str, seconds: float) -> None:
@@ -44,6 +45,10 @@ class Seen:
     def clock_skew(self, *, provider: str, seconds: float) -> None:
         assert provider == "vault"
         self.skews.append(seconds)
+
+    def upstream_alarm(self, *, provider: str, alarm: str) -> None:
+        assert provider == "vault"
+        self.alarms.append(alarm)
 
     def count(self, operation: str) -> int:
         return sum(1 for name, _ in self.requests if name == operation)

@@ -65,6 +65,10 @@ class UpstreamObserver(Protocol):
         """State the budget in requests a second, and add requests that had to wait for it or got no turn in time."""
         ...
 
+    def upstream_alarm(self, *, provider: str, alarm: str) -> None:
+        """Count what a person has to look at (`alarm`: certificate, pin, files, wrapping_token_used, and so on)."""
+        ...
+
     def clock_skew(self, *, provider: str, seconds: float) -> None:
         """State by how much the broker's wall clock is ahead of the back end's."""
         ...

@@ -82,7 +82,7 @@ async def test_reads_that_hang_leave_the_wait_of_all_others_bounded(own_openbao:
     own_openbao.stop()
     began = time.monotonic()
     found = await asyncio.gather(*(provider.fetch(SECRET) for _ in range(50)), return_exceptions=True)
-    assert {type(error) for error in found} == {SourceUnavailableError}
+    assert all(isinstance(error, SourceUnavailableError) for error in found)
     assert time.monotonic() - began < 3
     own_openbao.cont()
 
@@ -356,7 +356,7 @@ async def test_every_request_says_that_it_is_meant_for_a_store(tmp_path: Path) -
         for _, headers in store.asked:
             assert headers["X-Vault-Request"] == "true"
             assert headers["Accept-Encoding"] == "identity"
-            assert headers["X-Vault-Namespace"] == "team1/"
+            assert headers["X-Vault-Namespace"] == "team1"
         await provider.aclose()
 
 

@@ -32,6 +32,8 @@ def test_counters_begin_at_zero_so_that_a_rate_sees_their_first_increase() -> No
     assert value(metrics, "broker_references_total", provider="vault", outcome="stale") == 0
     assert value(metrics, "broker_references_total", provider="none", outcome="invalid") == 0
     assert value(metrics, "broker_handshakes_total", outcome="unknown_ca") == 0
+    assert value(metrics, "broker_upstream_alarms_total", provider="vault", alarm="wrapping_token_used") == 0
+    assert value(metrics, "broker_upstream_alarms_total", provider="env", alarm="pin") is None
     assert value(metrics, "broker_token_checks_total", outcome="binding_mismatch") == 0
     assert value(metrics, "broker_audit_events_total", kind="resolve") == 0
     assert value(metrics, "broker_policy_reloads_total", outcome="refused") == 0

@@ -5,6 +5,7 @@ methods awaitable. Some of hvac's methods break silently that way (`is_authentic
 that this package calls were tried.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -13,20 +14,28 @@ import hvac.adapters
 
 from broker.errors import SourceUnavailableError
 from broker.providers.vault.answers import StoreAnswerError
+from broker.providers.vault.request import StoreRequest
 from broker.providers.vault.settings import VaultSettings
-from broker.providers.vault.transport import StoreRequest, StoreTransport
+from broker.providers.vault.transport import StoreTransport
 
-_REDIRECTS: Final = range(300, 400)
+_ERRORS: Final = 400
 _HEADERS: Final = {"X-Vault-Request": "true", "Accept-Encoding": "identity"}
 
 
 class AsyncAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no types.
     """Let hvac build requests, and send them through a `StoreTransport`. One adapter holds one token."""
 
-    def __init__(self, *args: Any, transport: StoreTransport, **kwargs: Any) -> None:  # noqa: ANN401  hvac's own signature.
-        """Keep the transport beside what hvac keeps."""
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401  hvac's own signature.
+        transport: StoreTransport,
+        login_namespace: str | None,
+        **kwargs: Any,  # noqa: ANN401  As above.
+    ) -> None:
+        """Keep the transport, and the namespace of the auth method, beside what hvac keeps."""
         super().__init__(*args, **kwargs)
         self._transport = transport
+        self._login_namespace = login_namespace
 
     def get_login_token(self, response: Any) -> str:  # noqa: ANN401  hvac's own signature.
         """Return the token of a login's answer."""
@@ -42,6 +51,8 @@ class AsyncAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no 
     ) -> Any:  # noqa: ANN401  As above.
         """Return the JSON of the answer, or its status when it has none.
 
+        `repeatable=True` says that the request may be sent twice: never for one that mints.
+
         Raises:
             StoreAnswerError: The status is 400 or more.
             SourceUnavailableError: There is no answer that can be read.
@@ -49,19 +60,22 @@ class AsyncAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no 
 
         """
         del raise_exception
-        send = {**_HEADERS, **(headers or {})}
-        if self.token:
-            send["X-Vault-Token"] = self.token
-        if self.namespace:
-            send["X-Vault-Namespace"] = self.namespace
         request = StoreRequest(
-            method=method.upper(), path=url, headers=send, params=kwargs.get("params"), body=kwargs.get("json")
+            method=method.upper(),
+            path=url,
+            headers={**_HEADERS, **(headers or {})},
+            params=kwargs.get("params"),
+            body=kwargs.get("json"),
+            repeatable=kwargs.get("repeatable", False),
         )
-        response = await self._transport.send(request)
-        if response.status in _REDIRECTS:
+        namespace = self._login_namespace if request.is_about_token else self.namespace
+        mine = {"X-Vault-Token": self.token, "X-Vault-Namespace": namespace}
+        headers = {**{name: value for name, value in mine.items() if value}, **request.headers}
+        response = await self._transport.send(replace(request, headers=headers))
+        if response.is_redirect:
             message = "the store redirects to another address; name its active node, or a load balancer that knows it"
             raise SourceUnavailableError(message)
-        if response.status >= _REDIRECTS.stop:
+        if response.status >= _ERRORS:
             raise StoreAnswerError(response.status, response.document, response.retry_after)
         return response.document if response.document is not None else response.status
 
@@ -81,12 +95,18 @@ class AsyncAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no 
 
 def make_client(*, settings: VaultSettings, transport: StoreTransport, token: str | None) -> Any:  # noqa: ANN401  hvac has no types.
     """Return an hvac client whose methods are coroutine functions."""
+    login_namespace = settings.auth.namespace or settings.namespace
     client = hvac.Client(
-        url=settings.address,
+        # The transport picks the address; any URL keeps hvac from looking for one in the environment.
+        url=settings.endpoints[0],
         namespace=settings.namespace,
         # Any token keeps hvac from looking for one in the environment and in the home directory.
         token="none",  # noqa: S106  Not a credential.
-        adapter=partial(AsyncAdapter, transport=transport),
+        adapter=partial(
+            AsyncAdapter,
+            transport=transport,
+            login_namespace=None if login_namespace == "/" else login_namespace,
+        ),
     )
     # A login is sent without a token.
     client.adapter.token = token

@@ -15,11 +15,15 @@ SERVER_FAULT: Final = 500
 _POLICY_DENIAL: Final = ("1 error occurred:\n\t* permission denied\n\n",)
 
 
+# Not initialised, a proxy without a store behind it, sealed.
+_OUTAGES: Final = frozenset({501, 502, 503, 504})
+
 # Status, a part of the text ("" for any), and what it means; the first that fits counts.
 _STATES: Final = (
     (404, "namespace not found", "the store knows no such namespace; look at providers.vault.namespace"),
     (429, "", "the store limits the rate of requests"),
     (500, "active cluster node not found", "the store has no leader"),
+    (500, "missing name in alias", "the broker's login certificate has no common name, which the store asks for"),
     (501, "", "the store is not initialised"),
     (503, "locked by an administrator", "an administrator of the store has locked its namespace"),
     # The store's health document, which is no error, has this status too when it is sealed.
@@ -40,8 +44,7 @@ class StoreAnswerError(Exception):
     @property
     def errors(self) -> tuple[str, ...]:
         """Return the store's `errors`, empty when it sent none."""
-        found = self.document.get("errors") if isinstance(self.document, dict) else None
-        return tuple(str(text) for text in found) if isinstance(found, list) else ()
+        return _errors(self.document)
 
     @property
     def says_policy(self) -> bool:
@@ -89,6 +92,15 @@ def _not_found(error: StoreAnswerError, document: dict[str, Any], *, versioned: 
     return SecretMissingError("there is no secret at this path", part=MissingPart.PATH)
 
 
+def is_outage(status: int, document: Any) -> bool:  # noqa: ANN401  JSON can be anything.
+    """Tell whether an answer says that its sender can serve nothing at all, and another address might."""
+    says = " ".join(_errors(document))
+    if status == SERVER_FAULT:
+        return "active cluster node not found" in says
+    # A locked namespace is locked at every address.
+    return status in _OUTAGES and "locked by an administrator" not in says
+
+
 def unavailable(error: StoreAnswerError) -> SourceUnavailableError:
     """Return the error for an answer that says nothing about the secret."""
     return SourceUnavailableError(_state(error), retry_after=error.retry_after)
@@ -98,6 +110,11 @@ def bad_answer() -> SourceUnavailableError:
     """Return the error for a 200 that is not the store's."""
     message = "the answer is not what Vault or OpenBao says; is something else listening at providers.vault.address?"
     return SourceUnavailableError(message)
+
+
+def _errors(document: Any) -> tuple[str, ...]:  # noqa: ANN401  As above.
+    found = document.get("errors") if isinstance(document, dict) else None
+    return tuple(str(text) for text in found) if isinstance(found, list) else ()
 
 
 def _state(error: StoreAnswerError) -> str:

@@ -11,20 +11,19 @@ from broker.errors import SecretUnusableError, SourceUnavailableError, UpstreamD
 from broker.logs import EventLogger
 from broker.providers.vault.adapter import make_client
 from broker.providers.vault.answers import BAD_REQUEST, FORBIDDEN, StoreAnswerError, bad_answer, unavailable
-from broker.providers.vault.budget import Backoff
-from broker.providers.vault.credential import Credential, read_credential
 from broker.providers.vault.flight import SingleFlight
+from broker.providers.vault.login_gate import LoginGate
+from broker.providers.vault.logins.method import Credential, Grant, LoginMethod
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.transport import StoreTransport
 
 T = TypeVar("T")
 _LOG: Final = EventLogger("broker.providers.vault")
 
-# The store locks a role out after five failures; the broker stops well before, until the credential changes.
-_MAX_REFUSALS: Final = 2
 _PROOF_SECONDS: Final = 5.0
 _RENEW_AT: Final = 2 / 3
 _JITTER: Final = 0.1
+_FOLLOW_SECONDS: Final = 1.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -32,10 +31,22 @@ class _Session:
     """A client with its token; times are monotonic."""
 
     client: Any
+    digest: bytes
     seconds: float
     renewable: bool
     expires: float
     proved: float
+    # Set when this store's words for a dead token were said about a live one, so that they mean nothing.
+    words_lie: bool = False
+
+    @classmethod
+    def granted(cls, grant: Grant, *, client: Any, digest: bytes, now: float) -> "_Session":  # noqa: ANN401  hvac has no types.
+        """Return the session of a token that was given `now`."""
+        session = cls(
+            client=client, digest=digest, seconds=grant.seconds, renewable=grant.renewable, expires=now, proved=now
+        )
+        session.extend(now=now, seconds=grant.seconds)
+        return session
 
     def extend(self, *, now: float, seconds: float) -> None:
         """Count `seconds` of life from `now`, less a margin, so that it is given up before the store does."""
@@ -45,15 +56,19 @@ class _Session:
 class StoreLogin:
     """Hold the one session whose token is good, as far as anybody knows."""
 
-    def __init__(self, *, settings: VaultSettings, transport: StoreTransport, clock: Clock) -> None:
+    def __init__(
+        self, *, settings: VaultSettings, method: LoginMethod, transport: StoreTransport, clock: Clock
+    ) -> None:
         """Keep the collaborators; the first login is made when somebody needs it."""
         self._settings = settings
+        self._method = method
         self._transport = transport
         self._clock = clock
-        self._gate = _LoginGate(clock=clock)
+        self._gate = LoginGate(clock=clock)
         self._flights = SingleFlight()
         self._session: _Session | None = None
         self._renewal: asyncio.Task[None] | None = None
+        self._followed = clock.monotonic()
         self._closed = False
 
     async def call(self, ask: Callable[[Any], Awaitable[T]]) -> T:
@@ -102,9 +117,21 @@ class StoreLogin:
 
     async def _current(self) -> _Session:
         session = self._session
-        if session is not None and self._clock.monotonic() < session.expires:
+        if session is None or self._clock.monotonic() >= session.expires:
+            return await self._replace(session)
+        if self._method.follows_file and self._clock.monotonic() - self._followed >= _FOLLOW_SECONDS:
+            self._followed = self._clock.monotonic()
+            return await self._follow(session)
+        return session
+
+    async def _follow(self, session: _Session) -> _Session:
+        """Return the session of the credential that is in the file now, and `session` as long as that is no better."""
+        try:
+            credential = await asyncio.to_thread(self._method.read)
+            return session if credential.digest == session.digest else await self._replace(session)
+        except SourceUnavailableError as error:
+            _LOG.warning("store_credential_not_followed", reason=error.detail, effect="the old token stays in use")
             return session
-        return await self._replace(session)
 
     async def _replace(self, dead: _Session | None) -> _Session:
         if self._session is not None and self._session is not dead:
@@ -115,9 +142,11 @@ class StoreLogin:
         """Tell a denial from a dead token: both are 403, and only the token's own look-up knows."""
         if self._session is not session:
             return False
-        if recent_proof_will_do and self._clock.monotonic() - session.proved < _PROOF_SECONDS:
+        if (recent_proof_will_do or session.words_lie) and self._clock.monotonic() - session.proved < _PROOF_SECONDS:
             return True
-        return await self._flights.run(session, lambda: self._look_up(session))
+        is_good = await self._flights.run(session, lambda: self._look_up(session))
+        session.words_lie |= is_good and not recent_proof_will_do
+        return is_good
 
     async def _look_up(self, session: _Session) -> bool:
         try:
@@ -136,7 +165,7 @@ class StoreLogin:
         if self._closed:
             message = "the broker has closed its connection to the store"
             raise SourceUnavailableError(message)
-        credential = await asyncio.to_thread(read_credential, self._settings.auth)
+        credential = await asyncio.to_thread(self._method.read)
         self._gate.check(credential)
         try:
             session = await self._log_in_with(credential)
@@ -153,35 +182,13 @@ class StoreLogin:
         return session
 
     async def _log_in_with(self, credential: Credential) -> _Session:
-        secret = credential.secret.reveal().decode("ascii")
-        approle = self._settings.auth.approle
-        if approle is None:
-            client = make_client(settings=self._settings, transport=self._transport, token=secret)
-            facts = await self._facts_of_token(client)
-            seconds = float(facts["ttl"])
-        else:
-            client = make_client(settings=self._settings, transport=self._transport, token=None)
-            facts = (
-                await client.auth.approle.login(role_id=credential.role_id, secret_id=secret, mount_point=approle.mount)
-            )["auth"]
-            seconds = float(facts["lease_duration"])
-        if int(facts.get("num_uses") or 0):
+        client = make_client(settings=self._settings, transport=self._transport, token=None)
+        grant = await self._method.log_in(client, credential)
+        if grant.uses:
             message = "the broker's token may be used a limited number of times, which does not fit a cache"
             raise SourceUnavailableError(message)
         now = self._clock.monotonic()
-        renewable = bool(facts.get("renewable")) and seconds > 0
-        session = _Session(client=client, seconds=seconds, renewable=renewable, expires=now, proved=now)
-        session.extend(now=now, seconds=seconds)
-        return session
-
-    async def _facts_of_token(self, client: Any) -> dict[str, Any]:  # noqa: ANN401  hvac has no types.
-        try:
-            return dict((await client.auth.token.lookup_self())["data"])
-        except StoreAnswerError as error:
-            if not error.says_policy:
-                raise
-            _LOG.warning("store_rights_missing", path="auth/token/lookup-self", capability="read", lost="renewal")
-            return {"ttl": 0, "renewable": False}
+        return _Session.granted(grant, client=client, digest=credential.digest, now=now)
 
     def _adopt(self, session: _Session) -> None:
         self._session = session
@@ -208,7 +215,7 @@ class StoreLogin:
                 # The store rounds down: 0 seconds granted are the end of the life, no life without end.
                 session.extend(now=self._clock.monotonic(), seconds=max(seconds, 0.1))
             ending = session.expires - self._clock.monotonic() <= session.seconds / 2
-            if ending and self._settings.auth.approle is not None and await self._log_in_early(session):
+            if ending and not self._method.follows_file and await self._log_in_early(session):
                 return
 
     async def _log_in_early(self, session: _Session) -> bool:
@@ -219,46 +226,3 @@ class StoreLogin:
             _LOG.warning("store_login_failed", detail="tried again when its token ends")
             return False
         return True
-
-
-class _LoginGate:
-    """Keep a refused or failing login from being repeated: the store counts failures and locks roles out."""
-
-    def __init__(self, *, clock: Clock) -> None:
-        self._clock = clock
-        self._backoff = Backoff(first_seconds=0.5, limit_seconds=15.0)
-        self._not_before = float("-inf")
-        self._last = ""
-        self._refusals = 0
-        self._digest = b""
-
-    def check(self, credential: Credential) -> None:
-        """Return when a login with `credential` may be tried now."""
-        if credential.digest != self._digest:
-            self._digest = credential.digest
-            self.passed()
-        if self._refusals >= _MAX_REFUSALS:
-            message = "the store refused the broker's login twice; put a good credential in its file"
-            raise SourceUnavailableError(message, retry_after=30.0)
-        left = self._not_before - self._clock.monotonic()
-        if left > 0:
-            raise SourceUnavailableError(self._last, retry_after=left)
-
-    def passed(self) -> None:
-        self._refusals = 0
-        self._not_before = float("-inf")
-        self._backoff.passed()
-
-    def refused(self, credential: Credential) -> SourceUnavailableError:
-        """Count a refusal, and return the error for it."""
-        self._digest = credential.digest
-        self._refusals += 1
-        message = "the store refuses the broker's login; look at the credential in its file and at its role there"
-        return self.failed(SourceUnavailableError(message))
-
-    def failed(self, error: SourceUnavailableError) -> SourceUnavailableError:
-        """Begin a pause, and return the error with its length."""
-        pause = max(self._backoff.failed(), error.retry_after or 0.0)
-        self._not_before = self._clock.monotonic() + pause
-        self._last = error.detail
-        return SourceUnavailableError(error.detail, retry_after=pause)

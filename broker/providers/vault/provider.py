@@ -27,6 +27,7 @@ from broker.providers.vault.answers import (
 from broker.providers.vault.budget import RateGates
 from broker.providers.vault.clocks import ClockComparison
 from broker.providers.vault.login import StoreLogin
+from broker.providers.vault.logins.methods import login_method
 from broker.providers.vault.mounts import Mount, MountTable
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.transport import StoreTransport
@@ -53,7 +54,12 @@ class VaultProvider:
         self._clock = tools.clock
         self._limit = tools.max_value_bytes
         self._transport = StoreTransport(settings=settings, clock=tools.clock, observer=tools.observer)
-        self._login = StoreLogin(settings=settings, transport=self._transport, clock=tools.clock)
+        self._login = StoreLogin(
+            settings=settings,
+            method=login_method(settings.auth, observer=tools.observer),
+            transport=self._transport,
+            clock=tools.clock,
+        )
         self._mounts = MountTable(ask=self._look, clock=tools.clock)
         self._gates = RateGates(clock=tools.clock)
         self._clocks = ClockComparison(clock=tools.clock, observer=tools.observer)
@@ -118,6 +124,8 @@ class VaultProvider:
             if not standby:
                 raise unavailable(error) from None
         self._clocks.compare(began, health)
+        if standby:
+            await self._transport.prefer_active()
         try:
             await self._login.prove()
         except StoreAnswerError as error:
@@ -235,7 +243,7 @@ class VaultProvider:
         return document
 
     async def _get(self, path: str, params: dict[str, str] | None = None) -> dict[str, Any]:
-        document = await self._login.call(lambda client: client.adapter.get(path, params=params))
+        document = await self._login.call(lambda client: client.adapter.get(path, params=params, repeatable=True))
         if not isinstance(document, dict):
             raise bad_answer()
         return document

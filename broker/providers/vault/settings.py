@@ -1,73 +1,92 @@
-"""How the broker reaches its store, and what proves it there."""
+"""How the broker reaches its store; what proves it there stands in `logins/settings.py`."""
 
 import ipaddress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Seconds = Annotated[float, Field(gt=0, le=600)]
+from broker.providers.vault.logins.settings import AuthSettings
+from broker.providers.vault.proxy import ProxySettings
+from broker.providers.vault.request import Patience
+from broker.providers.vault.section import Seconds, Section, namespace_of
+from broker.providers.vault.trust import ClientCertificateSettings, Pin
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class AppRoleSettings(_Section):
-    """Login by AppRole."""
-
-    role_id: str | None = Field(
-        default=None, pattern=r"^[!-~]+$", description="The role id, which is no secret; or name `role_id_file`."
-    )
-    role_id_file: Path | None = Field(default=None, description="File with the role id.")
-    secret_id_file: Path = Field(
-        description="File with the secret id, mode 0600 or 0400; read again before each login."
-    )
-    mount: str = Field(
-        default="approle", pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", description="Mount of the auth method."
-    )
-
-    @model_validator(mode="after")
-    def _one_role(self) -> "AppRoleSettings":
-        if (self.role_id is None) == (self.role_id_file is None):
-            message = "name exactly one of role_id and role_id_file"
-            raise ValueError(message)
-        return self
+_PINS_AT_LEAST: Final = 2
 
 
-class AuthSettings(_Section):
-    """What proves the broker to the store: exactly one of these."""
+class TimeoutSettings(Section):
+    """Time-outs of one class of requests; what is left out is as for reads."""
 
-    approle: AppRoleSettings | None = Field(default=None, description="Login by AppRole.")
-    token_file: Path | None = Field(
-        default=None,
-        description="File with a token, mode 0600 or 0400; renewed by the broker, read again when it is refused.",
-    )
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "AuthSettings":
-        if (self.approle is None) == (self.token_file is None):
-            message = "name exactly one of approle and token_file"
-            raise ValueError(message)
-        return self
+    connect_seconds: Seconds | None = Field(default=None, description="As `connect_seconds`, for these requests.")
+    read_seconds: Seconds | None = Field(default=None, description="As `read_seconds`, for these requests.")
+    total_seconds: Seconds | None = Field(default=None, description="As `total_seconds`, for these requests.")
 
 
-class VaultSettings(_Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """The time-outs of one class of requests, in seconds."""
+
+    connect_seconds: float
+    read_seconds: float
+    total_seconds: float
+
+    def changed(self, other: TimeoutSettings) -> "Timeouts":
+        """Return these with what `other` names."""
+        return replace(self, **other.model_dump(exclude_none=True))
+
+
+class VaultSettings(Section):
     """A HashiCorp Vault or OpenBao."""
 
-    address: str = Field(description="Its https address; http is taken for a loopback address alone.")
+    address: str | None = Field(
+        default=None,
+        description="Its https address; http is taken for a loopback address alone, which is for development.",
+    )
+    addresses: tuple[str, ...] = Field(
+        default=(),
+        description="Instead: its addresses by preference. One is asked at a time, and another when it fails.",
+    )
+    probe_seconds: Seconds = Field(
+        default=5.0, description="Time between two looks at the health of addresses that are not asked."
+    )
+    return_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=60.0, description="How long the first address must have been healthy before it is asked again."
+    )
     namespace: str | None = Field(
         default=None, pattern=r"^[A-Za-z0-9_./-]+$", description="Namespace of every request; none by default."
     )
     ca_file: Path | None = Field(
         default=None,
-        description="PEM file with the authorities that its certificate is checked against; the system's by default.",
+        description="PEM file with the authorities that its certificate is checked against, several for a change; "
+        "followed when it changes. The system's by default.",
     )
+    client_certificate: ClientCertificateSettings | None = Field(
+        default=None, description="What the broker shows where the way to the store asks for a certificate."
+    )
+    pins: tuple[Pin, ...] = Field(
+        default=(),
+        description="Public keys that it may have, as `sha256/BASE64`: the one in use and at least one in reserve.",
+    )
+    proxy: ProxySettings | None = Field(default=None, description="A proxy on the way.")
     auth: AuthSettings = Field(description="How the broker logs in.")
     connect_seconds: Seconds = Field(default=3.0, description="Time for a connection, with its look-up and handshake.")
+    read_seconds: Seconds | None = Field(
+        default=None, description="Time between two parts of an answer; `total_seconds` by default."
+    )
     total_seconds: Seconds = Field(
         default=8.0, description="Time for one request with its answer, and for its turn before that."
+    )
+    login_timeouts: TimeoutSettings = Field(
+        default=TimeoutSettings(), description="Time-outs of logins, renewals and look-ups of the broker's token."
+    )
+    health_timeouts: TimeoutSettings = Field(
+        default=TimeoutSettings(), description="Time-outs of questions after health."
+    )
+    dns_seconds: Seconds = Field(
+        default=10.0, description="How long a resolved name is used; after that the last good one while nobody answers."
     )
     max_connections: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=32, description="Connections that are open at once."
@@ -79,25 +98,101 @@ class VaultSettings(_Section):
         default=4 * 1024 * 1024, description="Bytes of one answer."
     )
 
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Return the addresses, the preferred one first."""
+        return self.addresses or (str(self.address),)
+
+    @property
+    def uses_tls(self) -> bool:
+        """Tell whether any address is https."""
+        return any(address.startswith("https://") for address in self.endpoints)
+
+    @property
+    def timeouts(self) -> dict[Patience, "Timeouts"]:
+        """Return the time-outs of each class of requests."""
+        reads = Timeouts(
+            connect_seconds=self.connect_seconds,
+            read_seconds=self.read_seconds or self.total_seconds,
+            total_seconds=self.total_seconds,
+        )
+        return {
+            "read": reads,
+            "login": reads.changed(self.login_timeouts),
+            "health": reads.changed(self.health_timeouts),
+        }
+
     @field_validator("address")
     @classmethod
-    def _safe_address(cls, address: str) -> str:
-        message = "the address is https://host:port"
-        try:
-            parts = urlsplit(address)
-            host, _ = parts.hostname, parts.port
-        except ValueError:
-            raise ValueError(message) from None
-        plain = address.isascii() and address.isprintable() and " " not in address
-        if not plain or parts.scheme not in {"http", "https"} or not host:
+    def _safe_address(cls, address: str | None) -> str | None:
+        return None if address is None else safe_address(address)
+
+    @field_validator("addresses")
+    @classmethod
+    def _safe_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        safe = tuple(safe_address(address) for address in addresses)
+        if len(set(safe)) != len(safe):
+            message = "an address stands there twice"
             raise ValueError(message)
-        if "?" in address or "#" in address or "@" in address:
-            message += ", without user, query and fragment"
+        return safe
+
+    @field_validator("namespace")
+    @classmethod
+    def _safe_namespace(cls, namespace: str | None) -> str | None:
+        return None if namespace is None else namespace_of(namespace)
+
+    @field_validator("pins")
+    @classmethod
+    def _spare_pin(cls, pins: tuple[str, ...]) -> tuple[str, ...]:
+        if pins and len(set(pins)) < _PINS_AT_LEAST:
+            message = "name the key in use and a spare one: with a single pin, a lost key locks the broker out"
             raise ValueError(message)
-        if parts.scheme == "http" and not _is_loopback(host):
-            message = "http is taken for a loopback address alone; use https"
+        return pins
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "VaultSettings":
+        if (self.address is None) == (not self.addresses):
+            message = "name exactly one of address and addresses"
             raise ValueError(message)
-        return address.rstrip("/")
+        if (self.pins or self.client_certificate or self.auth.certificate) and not self._all_over_tls():
+            message = "pins and certificates need https addresses"
+            raise ValueError(message)
+        proxy = self.proxy
+        if proxy and any(place.startswith("http://") and proxy.serves(place) for place in self.endpoints):
+            message = "an http address behind a proxy would show it the broker's token; use https, or no_proxy"
+            raise ValueError(message)
+        return self
+
+    def _all_over_tls(self) -> bool:
+        return all(address.startswith("https://") for address in self.endpoints)
+
+
+def safe_address(address: str) -> str:
+    """Return an address in its one form: scheme, host and port.
+
+    Raises:
+        ValueError: It is none, has more in it, or is http to another machine.
+
+    """
+    message = "the address is https://host:port"
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(message) from None
+    plain = address.isascii() and address.isprintable() and " " not in address and "\\" not in address
+    if not plain or parts.scheme not in {"http", "https"} or not host:
+        raise ValueError(message)
+    if any(mark in address for mark in "?#@"):
+        message += ", without user, query and fragment"
+        raise ValueError(message)
+    if parts.path.strip("/"):
+        message += ", without a path: the broker adds /v1 by itself"
+        raise ValueError(message)
+    if parts.scheme == "http" and not _is_loopback(host):
+        message = "http is taken for a loopback address alone; use https"
+        raise ValueError(message)
+    return address.rstrip("/")
 
 
 def _is_loopback(host: str) -> bool:

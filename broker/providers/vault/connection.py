@@ -1,0 +1,112 @@
+"""One HTTP exchange with one address of a store: bounded in time and size, no redirect followed."""
+
+import json
+import ssl
+from typing import Any, Final
+
+import aiohttp
+from yarl import URL
+
+from broker.errors import SecretUnusableError, SourceUnavailableError
+from broker.providers.vault.failures import failure_of
+from broker.providers.vault.request import StoreRequest, StoreResponse
+from broker.providers.vault.sessions import SessionPool, Sessions
+from broker.providers.vault.settings import VaultSettings
+
+_CHUNK_BYTES: Final = 65_536
+_OK: Final = 200
+
+
+class StoreConnection:
+    """Send single requests, each to the address that it is given."""
+
+    def __init__(self, *, settings: VaultSettings, sessions: SessionPool) -> None:
+        """Keep the collaborators."""
+        self._settings = settings
+        self._sessions = sessions
+        self._timeouts = {
+            patience: aiohttp.ClientTimeout(
+                total=limits.total_seconds,
+                connect=limits.connect_seconds,
+                sock_connect=limits.connect_seconds,
+                sock_read=limits.read_seconds,
+            )
+            for patience, limits in settings.timeouts.items()
+        }
+        proxy = settings.proxy
+        self._through_proxy = frozenset(place for place in settings.endpoints if proxy and proxy.serves(place))
+
+    async def exchange(self, address: str, request: StoreRequest) -> StoreResponse:
+        """Return the answer of `address`.
+
+        Raises:
+            WayError: There is none, or none that can be read; the subclass says what may have been sent.
+            SourceUnavailableError: A file on the way can't be used.
+            SecretUnusableError: The secret is larger than an answer may be.
+
+        """
+        async with self._sessions.use() as sessions:
+            try:
+                return await self._ask(sessions, address, request)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise failure_of(error) from None
+
+    async def _ask(self, sessions: Sessions, address: str, request: StoreRequest) -> StoreResponse:
+        proxied = address in self._through_proxy
+        material = sessions.material
+        context = material.identified if request.is_identified else material.common
+        async with (sessions.proxied if proxied else sessions.direct).request(
+            request.method,
+            # The path is encoded as the store shall see it, so nothing may normalise it again.
+            URL(address + request.path, encoded=True),
+            headers=request.headers,
+            params=request.params,
+            json=request.body,
+            allow_redirects=False,
+            timeout=self._timeouts[request.patience],
+            **_tls(context, address),
+            **(self._tunnel(sessions) if proxied else {}),
+        ) as answer:
+            is_json = answer.content_type == "application/json"
+            text = await self._read(answer, is_secret=is_json and request.operation == "read")
+            after = answer.headers.get("Retry-After", "")
+            return StoreResponse(
+                status=answer.status,
+                document=_parse(text) if is_json and text else None,
+                retry_after=float(after) if after.isdecimal() and after.isascii() else None,
+                location=answer.headers.get("Location", ""),
+            )
+
+    def _tunnel(self, sessions: Sessions) -> dict[str, Any]:
+        proxy = self._settings.proxy
+        if proxy is None or sessions.proxied is not sessions.direct:
+            # The connector of SOCKS knows its proxy by itself.
+            return {}
+        login = sessions.material.proxy_login
+        return {"proxy": proxy.address, "proxy_headers": login.headers if login else None}
+
+    async def _read(self, answer: aiohttp.ClientResponse, *, is_secret: bool) -> bytes:
+        limit = self._settings.max_answer_bytes
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
+            size += len(chunk)
+            if size > limit:
+                message = f"the store's answer is larger than {limit} bytes (providers.vault.max_answer_bytes)"
+                if is_secret and answer.status == _OK:
+                    raise SecretUnusableError(message)
+                raise SourceUnavailableError(message)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+
+def _tls(context: ssl.SSLContext | None, address: str) -> dict[str, Any]:
+    return {"ssl": context} if context is not None and address.startswith("https://") else {}
+
+
+def _parse(text: bytes) -> Any:  # noqa: ANN401  JSON can be anything.
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        message = "the store's answer is no valid JSON; is something else listening at providers.vault.address?"
+        raise SourceUnavailableError(message) from None

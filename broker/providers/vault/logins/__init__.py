@@ -1,0 +1,1 @@
+"""The ways to log in to a store: one file of small types for each."""

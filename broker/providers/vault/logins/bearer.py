@@ -1,0 +1,47 @@
+"""A JWT that somebody else signs and keeps fresh: an identity provider, or Kubernetes."""
+
+from typing import Any
+
+from broker.providers.vault.logins.method import Credential, Grant, read_secret, read_word
+from broker.providers.vault.logins.settings import JwtSettings, KubernetesSettings
+
+
+class JwtLogin:
+    """Log in with the JWT in a file."""
+
+    follows_file = False
+
+    def __init__(self, *, settings: JwtSettings) -> None:
+        """Keep the settings."""
+        self._settings = settings
+
+    def read(self) -> Credential:
+        """Return the JWT, as `LoginMethod.read`."""
+        return Credential.of(read_secret(self._settings.token_file, "jwt.token_file"))
+
+    async def log_in(self, client: Any, credential: Credential) -> Grant:  # noqa: ANN401  hvac has no types.
+        """Log in, as `LoginMethod.log_in`."""
+        (jwt,) = credential.reveal()
+        settings = self._settings
+        return Grant.of(await client.auth.jwt.jwt_login(role=settings.role, jwt=jwt, path=settings.mount))
+
+
+class KubernetesLogin:
+    """Log in with the service account token that Kubernetes projects into the pod."""
+
+    follows_file = False
+
+    def __init__(self, *, settings: KubernetesSettings) -> None:
+        """Keep the settings."""
+        self._settings = settings
+
+    def read(self) -> Credential:
+        """Return the token, as `LoginMethod.read`; its mode is Kubernetes' choice."""
+        return Credential.of(read_word(self._settings.token_file, "kubernetes.token_file"))
+
+    async def log_in(self, client: Any, credential: Credential) -> Grant:  # noqa: ANN401  hvac has no types.
+        """Log in, as `LoginMethod.log_in`."""
+        (jwt,) = credential.reveal()
+        settings = self._settings
+        answer = await client.auth.kubernetes.login(role=settings.role, jwt=jwt, mount_point=settings.mount)
+        return Grant.of(answer)

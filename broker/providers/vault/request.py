@@ -1,0 +1,101 @@
+"""One request to a store, and its answer, before anybody has decided what they mean."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from broker.providers.vault.answers import is_outage
+
+Patience = Literal["read", "login", "health"]
+
+_OPERATIONS: Final = (
+    ("/v1/auth/token/renew-self", "renew"),
+    ("/v1/auth/token/lookup-self", "lookup"),
+    ("/v1/auth/", "login"),
+    ("/v1/sys/wrapping/", "login"),
+    ("/v1/sys/internal/ui/mounts/", "mounts"),
+    ("/v1/sys/health", "health"),
+)
+# What keeps the broker's own access alive: may use the reserve of the budget and of the connections.
+_RESERVED: Final = frozenset({"renew", "lookup", "login", "health"})
+# What is about the broker's token, and belongs to the namespace that it was given in.
+_OF_THE_TOKEN: Final = frozenset({"renew", "lookup", "login"})
+# The store refuses to renew the token of a certificate without that certificate.
+_IDENTIFIED: Final = frozenset({"renew", "login"})
+# A GET of these changes nothing at the store, whoever sends it.
+_ASKS_ONLY: Final = frozenset({"lookup", "mounts", "health"})
+_REDIRECTS: Final = range(300, 400)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreRequest:
+    """One request, as hvac or the provider wants it sent; `path` is percent-encoded.
+
+    `repeatable` is said by whoever knows the engine: a GET of a secret may be sent twice, a GET that mints
+    a credential may not, and both look alike.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    params: Mapping[str, str] | None = None
+    body: object = None
+    repeatable: bool = False
+
+    @property
+    def operation(self) -> str:
+        """Return the name that metrics give to this request."""
+        return next((name for prefix, name in _OPERATIONS if self.path.startswith(prefix)), "read")
+
+    @property
+    def may_repeat(self) -> bool:
+        """Tell whether a second copy of this request does no harm."""
+        return self.repeatable or (self.method == "GET" and self.operation in _ASKS_ONLY)
+
+    @property
+    def is_reserved(self) -> bool:
+        """Tell whether this request keeps the broker's access alive, and so goes before the reads."""
+        return self.operation in _RESERVED
+
+    @property
+    def is_about_token(self) -> bool:
+        """Tell whether this request belongs to the namespace of the auth method."""
+        return self.operation in _OF_THE_TOKEN
+
+    @property
+    def is_identified(self) -> bool:
+        """Tell whether the connection has to show the certificate of a login by certificate."""
+        return self.operation in _IDENTIFIED
+
+    @property
+    def patience(self) -> Patience:
+        """Return the class of time-outs that this request has."""
+        if self.operation == "health":
+            return "health"
+        return "login" if self.is_about_token else "read"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreResponse:
+    """Status, JSON (None when there is none), `Retry-After` and `Location` of one answer."""
+
+    status: int
+    document: Any
+    retry_after: float | None
+    location: str = ""
+
+    @property
+    def is_redirect(self) -> bool:
+        """Tell whether the store says that another address would answer."""
+        return self.status in _REDIRECTS
+
+    @property
+    def is_outage(self) -> bool:
+        """Tell whether this address can serve nothing now, so that another one may."""
+        return is_outage(self.status, self.document)
+
+    @property
+    def was_not_processed(self) -> bool:
+        """Tell whether the store surely did nothing, so that even a request that mints may be sent elsewhere."""
+        # 502 and 504 come from something before the store, which may have passed the request on.
+        return self.is_outage and self.status not in {502, 504}
