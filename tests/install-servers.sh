@@ -2,7 +2,9 @@
 # Install the Debian servers and tools that some tests need, where apt and root exist; quick when they are there.
 set -eu
 missing=""
-command -v prometheus >/dev/null 2>&1 || missing="$missing prometheus"
+for package in prometheus prometheus-alertmanager prometheus-node-exporter; do
+  command -v "$package" >/dev/null 2>&1 || missing="$missing $package"
+done
 command -v kubectl >/dev/null 2>&1 || missing="$missing kubernetes-client"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
