@@ -1,0 +1,108 @@
+"""A real Prometheus and a real Alertmanager, with the deployed rules, see real faults of a real broker."""
+
+import contextlib
+import os
+import shutil
+import signal
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from broker.__main__ import main
+from tests.monitoring import Monitoring, monitoring, until
+from tests.running import RunningBroker, running
+
+SERVERS = ("prometheus", "prometheus-alertmanager", "prometheus-node-exporter")
+INSTALL = f"needs Debian's servers; to run it: sudo apt-get install {' '.join(SERVERS)}"
+absent = not all(shutil.which(server) for server in SERVERS)
+pytestmark = [
+    pytest.mark.skipif(absent and os.environ.get("CI") != "true", reason=INSTALL),
+    # Alerts take their time to come and to go, on a loaded machine more of it.
+    pytest.mark.timeout(300),
+]
+
+API_KEY = "vault:secret/logflux#api_key"
+
+
+@dataclass(frozen=True)
+class Watched:
+    broker: RunningBroker
+    monitoring: Monitoring
+
+    def verify(self, database: Path | None = None) -> int:
+        file = self.monitoring.collected / "broker_audit.prom"
+        verb = ["audit", "verify", "--database", str(database or self.broker.place.database), "--metrics", str(file)]
+        return main(verb)
+
+    def fires(self, *alerts: str) -> None:
+        for alert in alerts:
+            until(lambda: self.monitoring.receiver.was_told("firing", alert), f"{alert} fires")  # noqa: B023  Called here.
+
+    def ends(self, *alerts: str) -> None:
+        for alert in alerts:
+            until(lambda: self.monitoring.receiver.was_told("resolved", alert), f"{alert} ends")  # noqa: B023  As above.
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    with running(fresh_for="1s") as broker:
+        port = broker.place.operations_port
+        with monitoring(tmp_path_factory.mktemp("monitoring"), operations_port=port) as watching:
+            assert broker.resolve(API_KEY).status == 200
+            it = Watched(broker, watching)
+            assert it.verify() == 0
+            until(lambda: watching.query('broker_cache_usable_sources{provider="vault"} > 0') != [], "the outlook")
+            until(lambda: watching.query("broker_audit_verify_good == 1") != [], "the verification is collected")
+            yield it
+
+
+def test_a_store_that_hangs_raises_its_alert_with_how_long_memory_lasts_and_ends_it(watched: Watched) -> None:
+    store = watched.broker.place.store.handle
+    os.kill(store.pid, signal.SIGSTOP)
+    try:
+        watched.fires("BrokerStoreUnreachable")
+        summary = watched.monitoring.receiver.summary("BrokerStoreUnreachable")
+        assert "Memory answers for 1 sources." in summary
+        assert "The first of them is lost in 59m" in summary
+        assert watched.broker.resolve(API_KEY).json["results"][0]["status"] == "stale"
+    finally:
+        os.kill(store.pid, signal.SIGCONT)
+    watched.ends("BrokerStoreUnreachable")
+
+
+def test_a_trail_that_can_not_be_written_raises_its_alert_and_ends_it(watched: Watched) -> None:
+    database = watched.broker.place.database
+    database.rename(database.with_suffix(".moved"))
+    try:
+        assert watched.broker.resolve(API_KEY).status == 503
+        watched.fires("BrokerAuditFailing")
+    finally:
+        database.with_suffix(".moved").rename(database)
+    watched.ends("BrokerAuditFailing")
+    assert watched.broker.resolve(API_KEY).status == 200
+
+
+def test_a_refused_policy_raises_its_alert_until_a_good_one_is_there(watched: Watched) -> None:
+    policy = watched.broker.place.directory / "policy.yaml"
+    good = policy.read_text()
+    policy.write_text(f"{good}nonsense: 1\n")
+    try:
+        watched.fires("BrokerPolicyRefused")
+    finally:
+        policy.write_text(good)
+    watched.ends("BrokerPolicyRefused")
+
+
+def test_a_changed_trail_raises_its_alert_by_the_textfile_collector(watched: Watched, tmp_path: Path) -> None:
+    copy = tmp_path / "audit.db"
+    with contextlib.closing(sqlite3.connect(watched.broker.place.database)) as source:
+        source.execute("VACUUM INTO ?", (str(copy),))
+    with contextlib.closing(sqlite3.connect(copy)) as changed, changed:
+        changed.execute("UPDATE record SET identity = 'spiffe://demo.example/nobody' WHERE seq = 2")
+    assert watched.verify(copy) == 1
+    watched.fires("BrokerAuditTampered")
+    assert watched.verify() == 0
+    watched.ends("BrokerAuditTampered")

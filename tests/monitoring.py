@@ -1,0 +1,161 @@
+"""What `deploy/prometheus/` describes, running: Prometheus, Alertmanager, node exporter, and somebody who is told.
+
+The files are the deployed ones. Replaced are the addresses and, as docs/monitoring.md says, each `for:` and the
+intervals by one second; the expressions stay as they are.
+"""
+
+import json
+import re
+import shutil
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from broker.cli.sandbox import free_port, process, wait_for
+
+ROOT = Path(__file__).parents[1]
+DEPLOYED = ROOT / "deploy" / "prometheus"
+PATIENCE = 90.0
+
+
+@dataclass
+class Receiver:
+    """Keeps the alerts that Alertmanager sends."""
+
+    told: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def was_told(self, status: str, alert: str) -> bool:
+        return any(one[:2] == (status, alert) for one in self.told)
+
+    def summary(self, alert: str) -> str:
+        return next(text for status, name, text in self.told if (status, name) == ("firing", alert))
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    port: int
+    receiver: Receiver
+    collected: Path
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        url = f"http://127.0.0.1:{self.port}/api/v1/query?query={urllib.parse.quote(expression)}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return list(json.load(answer)["data"]["result"])
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Return as soon as `condition` is true, and fail when it never is."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"never came true: {what}"
+        time.sleep(0.1)
+
+
+@contextmanager
+def monitoring(directory: Path, *, operations_port: int) -> Iterator[Monitoring]:
+    """Run the deployed monitoring against the broker whose operations listener has that port."""
+    collected = directory / "collected"
+    collected.mkdir()
+    with ExitStack() as stack:
+        receiver, hook = stack.enter_context(_receiving())
+        ports = {name: free_port() for name in ("prometheus", "alertmanager", "node")}
+        replaced = {
+            "127.0.0.1:9093": f"127.0.0.1:{ports['alertmanager']}",
+            "127.0.0.1:9100": f"127.0.0.1:{ports['node']}",
+            "127.0.0.1:9102": f"127.0.0.1:{operations_port}",
+            "127.0.0.1:9099": f"127.0.0.1:{hook}",
+        }
+        place = directory / "prometheus"
+        shutil.copytree(DEPLOYED, place)
+        for file in place.rglob("*.yml"):
+            file.write_text(_hurried(file.read_text(), replaced))
+        stack.enter_context(_node_exporter(directory, ports["node"], collected))
+        stack.enter_context(_alertmanager(directory, ports["alertmanager"], place))
+        stack.enter_context(_prometheus(directory, ports["prometheus"], place))
+        yield Monitoring(ports["prometheus"], receiver, collected)
+
+
+def _hurried(text: str, replaced: dict[str, str]) -> str:
+    for old, new in replaced.items():
+        text = text.replace(old, new)
+    return re.sub(
+        r"^(\s*)(for|scrape_interval|evaluation_interval|group_wait|group_interval): \S+$",
+        r"\1\2: 1s",
+        text,
+        flags=re.MULTILINE,
+    )
+
+
+@contextmanager
+def _receiving() -> Iterator[tuple[Receiver, int]]:
+    receiver = Receiver()
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            for alert in json.loads(self.rfile.read(int(self.headers["Content-Length"])))["alerts"]:
+                told = (alert["status"], alert["labels"]["alertname"], alert["annotations"]["summary"])
+                receiver.told.append(told)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield receiver, server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def _node_exporter(directory: Path, port: int, collected: Path) -> Iterator[None]:
+    command = [
+        "prometheus-node-exporter",
+        "--collector.disable-defaults",
+        "--collector.textfile",
+        f"--collector.textfile.directory={collected}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with process(command, log=directory / "node.log") as child:
+        wait_for(f"http://127.0.0.1:{port}/metrics", child)
+        yield
+
+
+@contextmanager
+def _alertmanager(directory: Path, port: int, place: Path) -> Iterator[None]:
+    command = [
+        "prometheus-alertmanager",
+        f"--config.file={place / 'alertmanager.yml'}",
+        f"--storage.path={directory / 'alertmanager'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        # No cluster of its own kind is looked for.
+        "--cluster.listen-address=",
+    ]
+    with process(command, log=directory / "alertmanager.log") as child:
+        wait_for(f"http://127.0.0.1:{port}/-/ready", child)
+        yield
+
+
+@contextmanager
+def _prometheus(directory: Path, port: int, place: Path) -> Iterator[None]:
+    command = [
+        "prometheus",
+        f"--config.file={place / 'prometheus.yml'}",
+        f"--storage.tsdb.path={directory / 'tsdb'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with process(command, log=directory / "prometheus.log") as child:
+        wait_for(f"http://127.0.0.1:{port}/-/ready", child)
+        yield
