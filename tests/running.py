@@ -119,6 +119,12 @@ def serve_again(settings: Path, **environment: str) -> "subprocess.CompletedProc
     )
 
 
+def audit(broker: RunningBroker, verb: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run `broker audit VERB` on the trail of `broker`."""
+    command = [sys.executable, "-m", "broker", "audit", verb, "--database", str(broker.place.database), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
 def wait_until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
     """Return as soon as `condition` holds, and fail when it never does."""
     deadline = time.monotonic() + seconds

@@ -1,0 +1,189 @@
+"""The disk of the state directory, while the broker serves: full, limited, read-only, and good again.
+
+A small tmpfs is a real full disk that needs nothing but the right to mount, which root has on a machine and not
+in every container. A limit of the kernel on the size of the broker's files needs no right at all, so one of the
+two is seen everywhere.
+"""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from broker.cli.sandbox import Sandbox, sandbox
+from tests.running import RunningBroker, audit, serve_again, serving, wait_until
+
+API_KEY = "vault:secret/logflux#api_key"
+_BAD_INPUT = 3
+_UNAVAILABLE = 4
+
+
+def may_mount() -> bool:
+    """Tell whether this process may mount a tmpfs, by its capabilities (21 is CAP_SYS_ADMIN)."""
+    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return bool(int(status["CapEff"], 16) >> 21 & 1)
+
+
+needs_mount = pytest.mark.skipif(not may_mount(), reason="mounting a small disk needs CAP_SYS_ADMIN; run as root")
+needs_loop = pytest.mark.skipif(
+    not (may_mount() and Path("/dev/loop-control").exists() and shutil.which("mkfs.ext4")),
+    reason="a disk that fails needs CAP_SYS_ADMIN, /dev/loop-control and mkfs.ext4 (apt-get install e2fsprogs)",
+)
+
+
+@contextmanager
+def small_disk(place: Sandbox, *options: str, size: str = "2m") -> Iterator[Path]:
+    """Put the state directory of `place` on a disk of its own."""
+    state = place.directory / "state"
+    state.mkdir(mode=0o700)
+    given = ",".join([f"size={size}", "mode=0700", *options])
+    subprocess.run(["mount", "-t", "tmpfs", "-o", given, "tmpfs", state], check=True)
+    try:
+        yield state
+    finally:
+        subprocess.run(["umount", "--lazy", state], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Write until nothing fits any more; return what to remove."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (65536, 4096, 1):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                continue
+    return filler
+
+
+def reveals_nothing(broker: RunningBroker) -> bool:
+    """Tell whether a value that is cached, and allowed, is refused for want of its audit record."""
+    answer = broker.resolve(API_KEY)
+    if answer.status == 200:
+        return False
+    assert answer.status == 503, answer.body
+    assert answer.json["code"] == "audit_unavailable"
+    assert b'"value"' not in answer.body
+    return True
+
+
+def audit_state(broker: RunningBroker) -> dict[str, object]:
+    return dict(broker.operations("/readyz").json["dependencies"]["audit"])
+
+
+def until_it_refuses(broker: RunningBroker) -> None:
+    # What lies in pages that the database already has may still be written, and rightly answered.
+    wait_until(lambda: reveals_nothing(broker))
+    wait_until(lambda: not audit_state(broker)["ready"])
+    assert broker.operations("/readyz").status == 503
+    assert broker.operations("/livez").status == 200
+    assert b"broker_audit_failures_total 0.0" not in broker.operations("/metrics").body
+
+
+def until_it_is_good_again(broker: RunningBroker) -> None:
+    wait_until(lambda: broker.operations("/readyz").status == 200)
+    assert broker.resolve(API_KEY).status == 200
+    assert broker.terminate() == 0
+    verified = audit(broker, "verify")
+    assert verified.returncode == 0, verified.stdout
+    about_itself = [
+        json.loads(line) for line in audit(broker, "search", "--type", "checkpoint", "--json").stdout.splitlines()
+    ]
+    assert about_itself[-1]["reason"] == "recovered"
+    assert about_itself[-1]["details"]["refused_events"] >= 1
+
+
+@needs_mount
+def test_a_full_disk_refuses_everything_and_heals_by_itself() -> None:
+    with sandbox(fresh_for="5m") as place, small_disk(place) as disk, serving(place) as broker:
+        assert broker.resolve(API_KEY).status == 200
+        filler = fill(disk)
+        until_it_refuses(broker)
+        filler.unlink()
+        until_it_is_good_again(broker)
+
+
+def test_files_that_may_not_grow_refuse_everything_and_heal_by_themselves() -> None:
+    with sandbox(fresh_for="5m") as place, serving(place) as broker:
+        assert broker.resolve(API_KEY).status == 200
+        _, hard = resource.prlimit(broker.child.handle.pid, resource.RLIMIT_FSIZE)
+        # Not even the log can be written now, and that must not matter.
+        resource.prlimit(broker.child.handle.pid, resource.RLIMIT_FSIZE, (1, hard))
+        until_it_refuses(broker)
+        resource.prlimit(broker.child.handle.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        until_it_is_good_again(broker)
+
+
+@needs_mount
+def test_a_full_disk_at_the_stop_ends_the_broker_all_the_same() -> None:
+    with sandbox(fresh_for="5m") as place, small_disk(place) as disk, serving(place) as broker:
+        assert broker.resolve(API_KEY).status == 200
+        filler = fill(disk)
+        until_it_refuses(broker)
+        assert broker.terminate() == 0
+        assert "stop_not_recorded" in broker.log
+        filler.unlink()
+        assert audit(broker, "verify").returncode == 0
+
+
+@needs_loop
+def test_a_disk_that_the_kernel_makes_read_only_refuses_everything_until_it_is_mounted_anew(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.touch()
+    os.truncate(image, 16 * 1024 * 1024)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    with sandbox(fresh_for="5m") as place:
+        with mounted(image, place) as device, serving(place) as broker:
+            assert broker.resolve(API_KEY).status == 200
+            # What the kernel does by itself when the disk reports an error; nothing but a new mount takes it back.
+            Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
+            until_it_refuses(broker)
+            assert broker.terminate() == 0
+            assert "stop_not_recorded" in broker.log
+        subprocess.run(["e2fsck", "-p", "-f", image], check=False, capture_output=True)
+        with mounted(image, place), serving(place) as broker:
+            assert broker.resolve(API_KEY).status == 200
+            verified = audit(broker, "verify")
+            assert verified.returncode == 0, verified.stdout
+
+
+@contextmanager
+def mounted(image: Path, place: Sandbox) -> Iterator[str]:
+    """Put the state directory of `place` on the ext4 of `image`; yield the name of its device."""
+    state = place.directory / "state"
+    state.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-o", "loop,errors=remount-ro", image, state], check=True)
+    try:
+        (state / "lost+found").chmod(0o700)
+        state.chmod(0o700)
+        found = subprocess.run(["findmnt", "-no", "SOURCE", state], check=True, capture_output=True, text=True)
+        yield Path(found.stdout.strip()).name
+    finally:
+        subprocess.run(["umount", state], check=True)
+
+
+@needs_mount
+def test_a_full_disk_at_the_start_is_named() -> None:
+    with sandbox(fresh_for="5m") as place, small_disk(place) as disk:
+        fill(disk)
+        done = serve_again(place.settings_file)
+    assert done.returncode in {_BAD_INPUT, _UNAVAILABLE}
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@needs_mount
+def test_a_read_only_disk_at_the_start_is_named() -> None:
+    with sandbox(fresh_for="5m") as place, small_disk(place, "ro"):
+        done = serve_again(place.settings_file)
+    assert done.returncode == _BAD_INPUT
+    assert "Read-only file system" in done.stderr
+    assert str(place.directory / "state") in done.stderr
+    assert "Traceback" not in done.stderr
