@@ -5,7 +5,10 @@ from contextlib import suppress
 from importlib.resources import files
 from typing import Final
 
-from broker.errors import SettingsInvalidError
+from broker.errors import AuditUnavailableError, SettingsInvalidError
+from broker.logs import EventLogger
+
+_LOG: Final = EventLogger("broker.store")
 
 RECORD_COLUMNS: Final = "trail_id, seq, time_ms, kind, outcome, identity, body, hash"
 
@@ -20,21 +23,37 @@ def migrate(connection: sqlite3.Connection, *, name: str) -> None:
 
     Raises:
         SettingsInvalidError: The database was written by a newer broker.
-        sqlite3.Error: The database can't be written.
+        AuditUnavailableError: A step failed, and left the database as it was.
+        sqlite3.Error: The database can't be read, or not be begun.
 
     """
     steps = _steps()
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(steps):
-        message = f"{name}: has schema {version}, and this broker knows {len(steps)}; run the newer broker again"
-        raise SettingsInvalidError(message)
+        raise SettingsInvalidError(newer(name, version))
     for number, step in enumerate(steps[version:], version + 1):
         try:
             connection.executescript(f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {number}; COMMIT;")
-        except sqlite3.Error:
+        except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
-            raise
+            if number == 1:
+                raise
+            message = (
+                f"{name}: the step from schema {number - 1} to {number} failed ({fault_of(error)}); the database is "
+                f"as it was at schema {number - 1}, and a broker of that schema still runs with it"
+            )
+            raise AuditUnavailableError(message) from None
+    if version < len(steps):
+        _LOG.info("schema_upgraded", database=name, before=version, after=len(steps))
+
+
+def newer(name: str, version: int) -> str:
+    """Return what to tell about a database of a broker to come."""
+    return (
+        f"{name}: has schema {version}, and this broker knows {schema_version()}; run the newer broker again, or "
+        "put back the copy of the state directory from before the upgrade"
+    )
 
 
 def fault_of(error: sqlite3.Error) -> str:

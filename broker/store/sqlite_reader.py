@@ -9,7 +9,7 @@ from urllib.parse import quote
 from broker.audit.chain import TrailRecord
 from broker.audit.search import Query
 from broker.errors import SettingsInvalidError
-from broker.store.schema import RECORD_COLUMNS, fault_of, schema_version
+from broker.store.schema import RECORD_COLUMNS, fault_of, newer, schema_version
 
 _PAGE: Final = 512
 
@@ -83,9 +83,12 @@ class SqliteTrailReader:
         except BaseException:
             connection.close()
             raise
-        if not 1 <= version <= schema_version():
+        if version > schema_version():
             connection.close()
-            message = f"{self._path}: is no audit database of this version of the broker (schema {version})"
+            raise SettingsInvalidError(newer(str(self._path), version))
+        if version < 1:
+            connection.close()
+            message = f"{self._path}: is no audit database of a broker"
             raise SettingsInvalidError(message)
         return connection
 
