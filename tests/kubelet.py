@@ -79,6 +79,7 @@ def write_volume(directory: Path, files: Mapping[str, bytes], *, mode: int, grou
 class Pod:
     """A pod whose volumes lie below `directory`.
 
+    `places` tells where on this machine each mount path lies; `mount` adds those of the volumes.
     With `identity`, which needs root, the volumes are fsGroup's and the broker runs as user 1000.
     """
 
@@ -88,14 +89,14 @@ class Pod:
     secrets: Mapping[str, Mapping[str, bytes]]
     replace: Mapping[str, str]
     identity: bool = False
+    places: dict[str, str] = field(default_factory=dict)
     running: dict[str, Process] = field(default_factory=dict)
-    _places: dict[str, str] = field(default_factory=dict)
 
     def mount(self) -> None:
         """Make and fill every volume."""
         for container in self._containers():
             for mount in container["volumeMounts"]:
-                self._places[mount["mountPath"]] = str(self.volume(mount["name"]))
+                self.places[mount["mountPath"]] = str(self.volume(mount["name"]))
         for volume in self.spec["volumes"]:
             self._fill(volume)
 
@@ -104,9 +105,9 @@ class Pod:
 
     def translated(self, text: str) -> str:
         """Return `text` with the paths and addresses of this machine, each replaced once."""
-        known = {**self._places, **self.replace}
+        known = {**self.places, **self.replace}
         paths = "|".join(
-            rf"{re.escape(path)}(?=[/\"'\s,\]}}]|$)" for path in sorted(self._places, key=len, reverse=True)
+            rf"{re.escape(path)}(?=[/\"'\s,\]}}]|$)" for path in sorted(self.places, key=len, reverse=True)
         )
         others = "|".join(re.escape(text) for text in sorted(self.replace, key=len, reverse=True))
         return re.sub(f"{paths}|{others}" if others else paths, lambda found: known[found[0]], text)
