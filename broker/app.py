@@ -4,12 +4,15 @@ Nothing else constructs collaborators, and only this module picks implementation
 """
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -23,6 +26,7 @@ from broker.cache import Cache
 from broker.clock import Clock, SystemClock
 from broker.config import Settings, validate_section
 from broker.config_file import SettingsFile
+from broker.descriptors import connections_within_limit
 from broker.errors import AuditUnavailableError, BrokerError, SettingsInvalidError, SourceUnavailableError
 from broker.issue import IssueToken
 from broker.key_file import load_or_create_secret
@@ -38,6 +42,7 @@ from broker.signing import load_or_create_signing_key
 from broker.store.schema import schema_version
 from broker.store.sqlite import SqliteTrailStore
 from broker.store.sqlite_reader import SqliteTrailReader
+from broker.systemd.activation import AGENTS, OPERATIONS
 from broker.tokens import SigningKey, TokenVerifier, public_jwks
 from broker.web.certificates import TlsFiles, read_pair, read_trust
 from broker.web.credentials import Credentials
@@ -51,6 +56,8 @@ from broker.web.tls import HandshakeOutcome, Peers
 
 _LOG = EventLogger("broker.app")
 _PING_SECONDS = 5.0
+# What a provider whose section says nothing of it may have open at once.
+_PROVIDER_CONNECTIONS = 32
 
 
 def open_trail_reader(database: Path) -> SqliteTrailReader:
@@ -94,13 +101,21 @@ def build_providers(settings: Settings, tools: ProviderTools) -> dict[str, Provi
 class Service:
     """One broker: everything that it is made of, started and stopped in order."""
 
-    def __init__(self, *, settings: Settings, settings_file: Path | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        settings_file: Path | None = None,
+        clock: Clock | None = None,
+        inherited: Mapping[str, socket.socket] = MappingProxyType({}),
+    ) -> None:
         """Build every part without touching the network or the event loop; reads key, policy and certificate files.
 
         Args:
             settings: What the broker starts with.
             settings_file: Where they came from, read again for a reload; None: they never change.
             clock: The machine's by default.
+            inherited: Listening sockets that are used in place of the settings' addresses, by their names.
 
         Raises:
             SettingsInvalidError: A setting, or a file that it names, can't be used.
@@ -133,11 +148,13 @@ class Service:
             checkpoint=load_or_create_checkpoint_key(state / "checkpoint.key"),
             fingerprint=load_or_create_secret(state / "fingerprint.key"),
         )
-        self._agents = bind(settings.listen.host, settings.listen.port)
-        self._operations = bind(settings.operations.host, settings.operations.port)
+        listen, operations = settings.listen, settings.operations
+        self._agents = inherited.get(AGENTS) or bind(listen.host, listen.port)
+        self._operations = inherited.get(OPERATIONS) or bind(operations.host, operations.port)
         # Asked now: a closed socket, at the end, knows its port no more.
         self._agent_port = int(self._agents.getsockname()[1])
         self._operations_port = int(self._operations.getsockname()[1])
+        self.looked = asyncio.Event()
         self._stack = AsyncExitStack()
         self._trail: Trail
         self._reloader: Reloader
@@ -165,6 +182,7 @@ class Service:
             AuditUnavailableError: The start can't be recorded, so the broker does not run.
 
         """
+        self.readiness.expect("audit", "serving", *self._providers)
         state = self.settings.state_directory
         self._trail = Trail(
             store=SqliteTrailStore(state / "audit.db"),
@@ -236,7 +254,7 @@ class Service:
             sock=self._agents,
             context=self._credentials.context,
             on_handshake=self._record_handshake,
-            max_connections=listen.max_connections,
+            max_connections=connections_within_limit(listen.max_connections, others=self._provider_connections()),
             handshake_seconds=listen.handshake_seconds,
         )
         await self._listener.start()
@@ -291,6 +309,10 @@ class Service:
             ),
         )
 
+    def _provider_connections(self) -> int:
+        sections = self.settings.providers.values()
+        return sum(int(section.get("max_connections", _PROVIDER_CONNECTIONS)) for section in sections)
+
     def _own_event(self, kind: EventKind) -> AuditEvent:
         details: dict[str, str | int] = {
             "version": version("logflux-broker"),
@@ -325,6 +347,7 @@ class Service:
             fault = self._credentials.health()
             self.readiness.set("certificates", ready=not fault, reason=fault)
             await asyncio.gather(*(self._ping(scheme, provider) for scheme, provider in self._providers.items()))
+            self.looked.set()
             self.metrics.cache_outlook(await self._cache.outlook(self._providers))
             await asyncio.sleep(_PING_SECONDS if healthy else 1.0)
 
@@ -354,9 +377,14 @@ class Service:
 def _private_directory(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
     except OSError as error:
         message = f"{directory}: {error.strerror}; state_directory must be writable for the broker"
         raise SettingsInvalidError(message) from None
+    if read_only or not os.access(directory, os.W_OK | os.X_OK):
+        why = "is on a read-only file system" if read_only else "Permission denied"
+        message = f"{directory}: {why}; state_directory must be writable for the broker"
+        raise SettingsInvalidError(message)
 
 
 def check_settings(settings: Settings) -> list[BrokerError]:

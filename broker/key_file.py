@@ -15,26 +15,41 @@ _FINGERPRINT_KEY_BYTES: Final = 32
 
 
 def write_private(file: Path, data: bytes) -> None:
-    """Create `file` with mode 0600 before the first byte is in it.
+    """Create `file` with mode 0600, whole or not at all, however the process ends meanwhile.
 
     Raises:
         SettingsInvalidError: It exists, or can't be written.
 
     """
+    unfinished = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as handle:
-            # The umask can only take bits away from the mode above, and this gives the owner's back.
-            os.fchmod(handle.fileno(), 0o600)
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as handle:
+                # The umask can only take bits away from the mode above, and this gives the owner's back.
+                os.fchmod(handle.fileno(), 0o600)
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            # Unlike a rename, a link never replaces a file that is there.
+            os.link(unfinished, file)
+        finally:
+            unfinished.unlink()
+        _make_name_durable(file)
     except FileExistsError:
         message = f"{file}: exists already and is never overwritten; remove it, or name another file"
         raise SettingsInvalidError(message) from None
     except OSError as error:
         message = f"{file}: {error.strerror}"
         raise SettingsInvalidError(message) from None
+
+
+def _make_name_durable(file: Path) -> None:
+    descriptor = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_private(file: Path) -> bytes:

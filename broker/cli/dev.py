@@ -8,6 +8,7 @@ from broker.cli.sandbox import Sandbox, sandbox
 from broker.cli.serve import configure_logging, serve
 from broker.cli.undumpable import forbid_dumps
 from broker.config import read_settings
+from broker.systemd.notify import ServiceManager
 
 HELP = "run a throw-away broker with a store, certificates and a sample policy"
 
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         configure_logging(settings)
         service = Service(settings=settings)
         print(_introduction(place), flush=True)
-        asyncio.run(serve(service))
+        asyncio.run(serve(service, ServiceManager(address="")))
     return 0
 
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,13 +136,20 @@ def sandbox(*, fresh_for: str) -> Iterator[Sandbox]:
 
 
 @contextmanager
-def process(command: list[str], *, log: Path, environment: Mapping[str, str] | None = None) -> Iterator[Process]:
+def process(
+    command: list[str], *, log: Path, environment: Mapping[str, str] | None = None, pass_fds: Sequence[int] = ()
+) -> Iterator[Process]:
     """Run a child with its output in `log`, and end it with the block."""
     with (
         log.open("wb") as output,
         # A session of its own: Ctrl-C reaches the parent alone, which ends the children in order.
         subprocess.Popen(  # noqa: S603  The command is built from the broker's own parts.
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment,
+            pass_fds=pass_fds,
         ) as handle,
     ):
         try:

@@ -3,17 +3,24 @@
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Final
 
 from broker.app import Service
 from broker.cli.undumpable import forbid_dumps
 from broker.config import Settings, read_settings, settings_file
+from broker.errors import BrokerError
 from broker.logs import configure, report_loop_error
+from broker.systemd.activation import inherited_sockets
+from broker.systemd.notify import ServiceManager
 
 HELP = "run the broker"
+# Without a watchdog, what the manager was too slow to take is said again after half of this.
+_KEPT_SECONDS: Final = 2.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--uvloop", action="store_true", help="run on uvloop, when the extra is installed")
     parser.epilog = (
         "SIGTERM and SIGINT finish the requests in flight and exit with 0; SIGHUP reads policy,\n"
-        "certificates, revocation lists and the log level again.\n\n"
+        "certificates, revocation lists and the log level again. Under systemd it speaks sd_notify,\n"
+        "feeds the watchdog, and takes listening sockets named `agents` and `operations`.\n\n"
         "example:\n  broker serve --config /etc/logflux/broker.yaml"
     )
 
@@ -31,22 +39,36 @@ def run(arguments: argparse.Namespace) -> int:
     """Run until a signal ends it.
 
     Raises:
-        SettingsInvalidError: A setting, or a file that it names, can't be used.
+        SettingsInvalidError: A setting, a file that it names, or a socket that was handed over can't be used.
         PolicyInvalidError: The policy can't be used.
         AuditUnavailableError: The start can't be recorded.
 
     """
     forbid_dumps()
-    settings = read_settings(arguments.config)
-    configure_logging(settings)
-    service = Service(settings=settings, settings_file=settings_file(arguments.config))
-    with asyncio.Runner(loop_factory=loop_factory(uvloop=arguments.uvloop)) as runner:
-        runner.run(serve(service))
+    # Until there is a loop that reloads on it, it waits; its default would end the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    manager = ServiceManager.from_environment(os.environ, pid=os.getpid())
+    try:
+        settings = read_settings(arguments.config)
+        configure_logging(settings)
+        sockets = inherited_sockets(os.environ, pid=os.getpid())
+        service = Service(settings=settings, settings_file=settings_file(arguments.config), inherited=sockets)
+        with asyncio.Runner(loop_factory=loop_factory(uvloop=arguments.uvloop)) as runner:
+            runner.run(serve(service, manager))
+    except BrokerError as error:
+        manager.status(f"can't run: {error.detail}")
+        raise
+    finally:
+        manager.close()
     return 0
 
 
-async def serve(service: Service) -> None:
-    """Run `service` until SIGTERM or SIGINT, reloading on SIGHUP.
+async def serve(service: Service, manager: ServiceManager) -> None:
+    """Run `service` until SIGTERM or SIGINT, reloading on SIGHUP, and tell `manager` how it is.
+
+    It is called ready as soon as the broker answers and every dependency has been looked at. A store that is
+    away makes the broker not ready and its status says so, but it must not keep it from starting: values of
+    other sources, and the answer "unavailable", are better than a broker that its manager stops.
 
     Raises:
         AuditUnavailableError: The start can't be recorded.
@@ -55,21 +77,62 @@ async def serve(service: Service) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(report_loop_error)
     ended = asyncio.Event()
-    reloads: set[asyncio.Task[bool]] = set()
-
-    def reload() -> None:
-        task = loop.create_task(service.reload())
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
+    reload_asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    loop.add_signal_handler(signal.SIGHUP, reload_asked.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    service.readiness.watch(lambda: manager.status(service.readiness.in_words))
+    async with _running(_feed(manager)):
+        try:
+            await service.start()
+            async with _running(reload_when(reload_asked, service.reload, manager)):
+                await _first_of(ended.wait(), service.looked.wait())
+                if not ended.is_set():
+                    manager.ready()
+                await ended.wait()
+        finally:
+            manager.stopping()
+            await service.stop()
+
+
+async def _feed(manager: ServiceManager) -> None:
+    """Feed the watchdog from the event loop, so that a loop that hangs is a broker that is restarted."""
+    seconds = (manager.watchdog_seconds or _KEPT_SECONDS) / 2
+    while True:
+        manager.alive()
+        await asyncio.sleep(seconds)
+
+
+async def reload_when(asked: asyncio.Event, reload: Callable[[], Awaitable[object]], manager: ServiceManager) -> None:
+    """Reload whenever it was asked for; whatever is asked for during a reload is answered by one more."""
+    while True:
+        await asked.wait()
+        asked.clear()
+        manager.reloading()
+        await reload()
+        manager.ready()
+
+
+async def _first_of(*waits: Coroutine[None, None, bool]) -> None:
+    tasks = [asyncio.create_task(wait) for wait in waits]
     try:
-        await service.start()
-        await ended.wait()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        await service.stop()
+        for task in tasks:
+            task.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _running(coroutine: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run `coroutine` beside the block, and end it with it."""
+    task = asyncio.create_task(coroutine)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def loop_factory(*, uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from broker.errors import SettingsInvalidError
 from broker.logs import EventLogger, error_fields
+from broker.web.connection import Place, PlacedConnection, SilentConnections
 from broker.web.tls import HandshakeOutcome, handshake_failure_reason
 
 _LOG: Final = EventLogger("broker.listener")
@@ -26,8 +27,8 @@ _BACKLOG: Final = 1024
 _LAST_PORT: Final = 65_535
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
-# What a client may still need to end a handshake that it has begun when the broker stops.
-_LAST_HANDSHAKES: Final = 1.0
+# What a client may still need, when the broker stops, to end a handshake that it has begun and to ask.
+_LAST_WORDS: Final = 1.0
 # These end one connection, which was reset before it could be accepted, and say nothing of the next one.
 _LOST_BEFORE_ACCEPT: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN})
 
@@ -121,6 +122,7 @@ class TlsListener:
         self._seconds = handshake_seconds
         self._accepting: asyncio.Task[None] | None = None
         self._handshakes: set[asyncio.Task[None]] = set()
+        self._silent = SilentConnections()
         self._open = 0
 
     @property
@@ -140,12 +142,16 @@ class TlsListener:
                 await self._accepting
             self._accepting = None
         self._sock.close()
-        if self._handshakes:
-            # A client whose handshake is nearly done may have sent its request with it.
-            _, late = await asyncio.wait(self._handshakes, timeout=min(_LAST_HANDSHAKES, self._seconds))
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        # A client whose handshake is nearly done may have sent its request with it, and whoever has connected must
+        # be answered: the runner's `cleanup` closes every connection that has not asked yet.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(_LAST_WORDS, self._seconds)):
+                if self._handshakes:
+                    await asyncio.wait(self._handshakes)
+                await self._silent.nobody.wait()
+        for task in self._handshakes:
+            task.cancel()
+        await asyncio.gather(*self._handshakes, return_exceptions=True)
 
     async def _accept_forever(self) -> None:
         loop = asyncio.get_running_loop()
@@ -153,7 +159,7 @@ class TlsListener:
         while True:
             await self._places.acquire()
             try:
-                connection, peer = await loop.sock_accept(self._sock)
+                connection, peer = await self._accept()
             except OSError as error:
                 self._places.release()
                 if error.errno in _LOST_BEFORE_ACCEPT:
@@ -171,8 +177,23 @@ class TlsListener:
                 self._handshakes.add(task)
                 task.add_done_callback(self._handshakes.discard)
 
+    async def _accept(self) -> tuple[socket.socket, object]:
+        """Return the next connection.
+
+        `sock_accept` of the event loops loses one when it is cancelled just after it has accepted. Here nothing is
+        awaited from then on, so that a listener that stops answers everybody whom it has taken.
+        """
+        while True:
+            try:
+                connection, peer = self._sock.accept()
+            except BlockingIOError:
+                await _readable(self._sock)
+            else:
+                connection.setblocking(False)
+                return connection, peer
+
     async def _admit(self, connection: socket.socket, address: str) -> None:
-        place = _Place(self._leave)
+        place = Place(self._leave)
         self._open += 1
         try:
             outcome = await self._shake_hands(connection, place)
@@ -185,7 +206,7 @@ class TlsListener:
             if outcome is not HandshakeOutcome.OK:
                 place.leave()
 
-    async def _shake_hands(self, connection: socket.socket, place: "_Place") -> HandshakeOutcome:
+    async def _shake_hands(self, connection: socket.socket, place: Place) -> HandshakeOutcome:
         server = self._runner.server
         if server is None:
             # The runner has been cleaned up before this listener was stopped.
@@ -200,7 +221,7 @@ class TlsListener:
             _LOG.error("connection_failed", **error_fields(error))
             return HandshakeOutcome.OTHER
         # Made here, because uvloop returns a protocol of its own.
-        placed = _Placed(server(), place, connection)
+        placed = PlacedConnection(inner=server(), place=place, connection=connection, silent=self._silent)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: placed,
@@ -230,66 +251,14 @@ class TlsListener:
         self._places.release()
 
 
-class _Place:
-    """One of the bounded places, given back exactly once."""
-
-    __slots__ = ("_give_back", "_given_back")
-
-    def __init__(self, give_back: Callable[[], None]) -> None:
-        self._give_back = give_back
-        self._given_back = False
-
-    def leave(self) -> None:
-        if not self._given_back:
-            self._given_back = True
-            self._give_back()
-
-
-class _Placed(asyncio.Protocol):
-    """Pass everything on to aiohttp's protocol, and give the place back when the connection is lost.
-
-    A resumed session is cut off before aiohttp hears of it, since nobody has checked its certificate. Without
-    tickets OpenSSL still keeps the sessions of TLS 1.2 by their ids, and Python has no switch for that.
-    Cutting off without a TLS shutdown makes OpenSSL forget the session, so the client's next try is a full
-    handshake.
-    """
-
-    __slots__ = ("_connection", "_inner", "_place", "resumed")
-
-    def __init__(self, inner: asyncio.Protocol, place: _Place, connection: socket.socket) -> None:
-        self._inner = inner
-        self._connection = connection
-        self._place = place
-        self.resumed = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.resumed = bool(transport.get_extra_info("ssl_object").session_reused)
-        if not self.resumed:
-            self._inner.connection_made(transport)
-        else:
-            # `transport.abort` is not enough, uvloop leaves the connection open. The client may be gone already.
-            with suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
-
-    def data_received(self, data: bytes) -> None:
-        if not self.resumed:
-            self._inner.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        return None if self.resumed else self._inner.eof_received()
-
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        try:
-            if not self.resumed:
-                self._inner.connection_lost(exc)
-        finally:
-            self._place.leave()
+async def _readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(sock)
 
 
 def _address_of(peer: object) -> str:

@@ -1,7 +1,7 @@
 """The operations listener: is it alive, is it ready and since when, and what has it counted."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,7 @@ LIVEZ_PATH: Final = "/livez"
 READYZ_PATH: Final = "/readyz"
 METRICS_PATH: Final = "/metrics"
 _NOT_READY: Final = 503
+_UNKNOWN: Final = "not looked at yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +38,27 @@ class Readiness:
         self._clock = clock
         self._metrics = metrics
         self._states: dict[str, DependencyState] = {}
+        self._watchers: list[Callable[[], None]] = []
 
     def set(self, dependency: str, ready: bool, reason: str) -> None:  # noqa: FBT001  Callers write `ready=`.
         """State how a dependency is; the since-when changes only when `ready` does."""
         known = self._states.get(dependency)
         since = known.since if known is not None and known.ready == ready else self._clock.now()
-        self._states[dependency] = DependencyState(ready, reason, since)
+        state = self._states[dependency] = DependencyState(ready, reason, since)
         self._metrics.ready(dependency=dependency, ready=ready)
+        if state != known:
+            self._tell()
+
+    def expect(self, *dependencies: str) -> None:
+        """Count each of them as not ready until it has been looked at."""
+        for dependency in dependencies:
+            self._states[dependency] = DependencyState(ready=False, reason=_UNKNOWN, since=self._clock.now())
+            self._metrics.ready(dependency=dependency, ready=False)
+        self._tell()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever a dependency, or the reason why it is not ready, is another one than before."""
+        self._watchers.append(changed)
 
     @property
     def ready(self) -> bool:
@@ -54,6 +69,21 @@ class Readiness:
         """Tell whether every dependency but the `excluded` is ready, and there is one."""
         counted = [state.ready for name, state in self._states.items() if name not in excluded]
         return bool(counted) and all(counted)
+
+    @property
+    def in_words(self) -> str:
+        """Return one line for people: "ready", or what is not and why."""
+        faults: dict[str, list[str]] = {}
+        for name, state in self.snapshot().items():
+            if not state.ready:
+                faults.setdefault(state.reason, []).append(name)
+        if faults:
+            return "not ready: " + "; ".join(f"{', '.join(names)}: {reason}" for reason, names in faults.items())
+        return "ready" if self._states else "starting"
+
+    def _tell(self) -> None:
+        for changed in self._watchers:
+            changed()
 
     def snapshot(self) -> dict[str, DependencyState]:
         """Return the state of every dependency, by name."""

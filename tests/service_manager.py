@@ -1,0 +1,123 @@
+"""What systemd does for a broker, done by the tests: a notify socket, listening sockets, and starts by them."""
+
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from broker.cli.sandbox import Process, Sandbox, process
+from broker.web.listener import bind
+
+# The descriptors begin at 3 and the variable names the process itself, so both are set where the broker begins.
+_HAND_OVER = """
+import os, sys
+descriptors = [int(one) for one in sys.argv[1].split(",") if one]
+# Far up first: a source may be the target of another one.
+moved = [os.dup2(one, 200 + place) for place, one in enumerate(descriptors)]
+for place, one in enumerate(moved, 3):
+    os.dup2(one, place, inheritable=True)
+    os.close(one)
+os.environ["LISTEN_PID"] = os.environ["WATCHDOG_PID"] = str(os.getpid())
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+@dataclass
+class NotifySocket:
+    """A datagram socket that keeps what it is told."""
+
+    sock: socket.socket
+    address: str
+    told: list[str] = field(default_factory=list)
+
+    def wait_for(self, word: str, *, seconds: float = 20.0) -> str:
+        """Return the first message, from now on, that begins with `word`."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            message = self.next(seconds=max(0.01, deadline - time.monotonic()))
+            if message is not None and message.startswith(word):
+                return message
+        raise AssertionError(f"{word} has not been said; said: {self.told}")
+
+    def next(self, *, seconds: float) -> str | None:
+        """Return the next message, or None when there is none in time."""
+        self.sock.settimeout(seconds)
+        try:
+            message = self.sock.recv(65536).decode()
+        except TimeoutError:
+            return None
+        self.told.append(message)
+        return message
+
+
+@contextmanager
+def notify_socket(path: Path | None = None) -> Iterator[NotifySocket]:
+    """Listen at `path`, or at an abstract address."""
+    name = f"@logflux-broker-{secrets.token_hex(8)}" if path is None else str(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(name.replace("@", "\0", 1) if path is None else name)
+        try:
+            yield NotifySocket(sock, name)
+        finally:
+            if path is not None:
+                path.unlink()
+
+
+@dataclass
+class Supervisor:
+    """Own the listening sockets of a place, and run one broker after the other on them."""
+
+    place: Sandbox
+    notify: NotifySocket
+    sockets: Mapping[str, socket.socket]
+    starts: int = 0
+
+    @contextmanager
+    def broker(
+        self,
+        *,
+        options: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+        before: tuple[str, ...] = (),
+    ) -> Iterator[Process]:
+        """Start a broker with everything that systemd would give it; `before` is a command that executes it."""
+        self.starts += 1
+        # The last words of one broker are none of the next one's.
+        while self.notify.next(seconds=0.001) is not None:
+            pass
+        descriptors = [sock.fileno() for sock in self.sockets.values()]
+        command = [sys.executable, "-m", "broker", "serve", "--config", str(self.place.settings_file), *options]
+        variables = {
+            **os.environ,
+            "NOTIFY_SOCKET": self.notify.address,
+            "WATCHDOG_USEC": "1000000",
+            "LISTEN_FDS": str(len(descriptors)),
+            "LISTEN_FDNAMES": ":".join(self.sockets),
+            **(environment or {}),
+        }
+        wrapped = [sys.executable, "-c", _HAND_OVER, ",".join(map(str, descriptors)), *before, *command]
+        log = self.place.directory / f"broker-{self.starts}.log"
+        with process(wrapped, log=log, environment=variables, pass_fds=descriptors) as child:
+            yield child
+
+    def stop(self, child: Process) -> int:
+        """Stop it as `systemctl stop` does, and return its exit status."""
+        child.handle.send_signal(signal.SIGTERM)
+        self.notify.wait_for("STOPPING=1")
+        return child.handle.wait(timeout=30)
+
+
+@contextmanager
+def supervisor(place: Sandbox, *, hand_over: bool = True) -> Iterator[Supervisor]:
+    """Take the ports of `place`, if they are to be handed over."""
+    with ExitStack() as stack:
+        notify = stack.enter_context(notify_socket(place.directory / "notify"))
+        ports = {"agents": place.agent_port, "operations": place.operations_port} if hand_over else {}
+        sockets = {name: stack.enter_context(bind("127.0.0.1", port)) for name, port in ports.items()}
+        yield Supervisor(place, notify, sockets)

@@ -1,0 +1,35 @@
+"""What `broker serve` does with signals, apart from the service itself."""
+
+import asyncio
+
+from broker.cli.serve import reload_when
+from broker.systemd.notify import ServiceManager
+from tests.service_manager import notify_socket
+
+
+async def test_whatever_is_asked_for_during_a_reload_is_answered_by_one_more() -> None:
+    asked, may_end = asyncio.Event(), asyncio.Event()
+    reloads = 0
+
+    async def reload() -> bool:
+        nonlocal reloads
+        reloads += 1
+        await may_end.wait()
+        return True
+
+    with notify_socket() as told:
+        manager = ServiceManager(address=told.address)
+        task = asyncio.create_task(reload_when(asked, reload, manager))
+        for _ in range(1000):
+            asked.set()
+            await asyncio.sleep(0)
+        assert reloads == 1
+        may_end.set()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        manager.close()
+        assert reloads == 2
+        said = [(await asyncio.to_thread(told.next, seconds=5) or "").split("\n")[0] for _ in range(4)]
+    assert said == ["RELOADING=1", "READY=1", "RELOADING=1", "READY=1"]
