@@ -1,5 +1,6 @@
 """The Kubernetes manifests as a cluster would get them: rendered by kubectl, each object a dictionary."""
 
+import copy
 import os
 import shutil
 import subprocess
@@ -26,16 +27,16 @@ Manifest = dict[str, Any]
 
 
 @cache
-def rendered_text(kustomization: str) -> str:
+def _rendered(kustomization: str) -> list[Manifest]:
     command = ["kubectl", "kustomize", str(DIRECTORY / kustomization)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return list(yaml.safe_load_all(done.stdout))
 
 
 def rendered(kustomization: str) -> list[Manifest]:
     """Return objects that the caller may change."""
-    return list(yaml.safe_load_all(rendered_text(kustomization)))
+    return copy.deepcopy(_rendered(kustomization))
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:

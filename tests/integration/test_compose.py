@@ -216,6 +216,7 @@ def test_prometheus_reads_its_configuration_and_scrapes_the_broker(stack: Pod) -
     port = free_port()
     data, log = stack.directory / "prometheus", stack.directory / "prometheus.log"
     command = ["prometheus", f"--config.file={stack.directory}/prometheus.yml", f"--storage.tsdb.path={data}"]
+    shutil.copytree(DIRECTORY.parent / "prometheus" / "rules", stack.directory / "rules")
     # Every quarter of a minute is for production.
     configuration = stack.directory / "prometheus.yml"
     configuration.write_text(configuration.read_text().replace("scrape_interval: 15s", "scrape_interval: 1s"))
