@@ -5,7 +5,6 @@ exists. The event is durable before a value is returned. Everything else may cha
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -273,17 +272,20 @@ class ResolveReferences:
     ) -> Item:
         if isinstance(reference, MalformedReferenceError):
             return malformed_item(text, reference)
-        scheme = reference.source.scheme if reference.source.scheme in self._providers else "none"
         decision = decisions[reference]
         if isinstance(decision, Deny):
-            return denied_item(text, reference, decision, scheme)
+            return denied_item(text, reference, decision, self._label_of(reference))
         reading = readings[reference.source]
-        if isinstance(reading, FetchError):
-            return failed_item(text, reference, decision, scheme, reading)
-        try:
-            return granted_item(text, reference, decision, reading, self._fingerprints)
-        except FetchError as error:
-            return failed_item(text, reference, decision, scheme, error)
+        if isinstance(reading, Cached):
+            try:
+                return granted_item(text, reference, decision, reading, self._fingerprints)
+            except FetchError as error:
+                reading = error
+        return failed_item(text, reference, decision, self._label_of(reference), reading)
+
+    def _label_of(self, reference: Reference) -> str:
+        """Return the provider's name for the metrics, a closed set."""
+        return reference.source.scheme if reference.source.scheme in self._providers else "none"
 
     async def _record(self, asker: _Asker, items: Sequence[Item], resolution: Resolution) -> None:
         revealed = resolution.complete and any(isinstance(item.result, Granted) for item in items)
@@ -302,7 +304,10 @@ class ResolveReferences:
         )
         await self._trail.append(event)
         # Counted when it is durable: a withheld value was not answered.
-        counts = Counter([(item.scheme, item.record.status) for item in items])
+        counts: dict[tuple[str, str], int] = {}
+        for item in items:
+            outcome = (item.scheme, item.record.status)
+            counts[outcome] = counts.get(outcome, 0) + 1
         for (scheme, status), count in counts.items():
             if status != WITHHELD:
                 self._metrics.references(provider=scheme, outcome=status, count=count)

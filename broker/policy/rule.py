@@ -62,16 +62,16 @@ class Effects:
 class Case:
     """What the rules say about one subject and one reference, before a context is asked. Rules in file order."""
 
-    __slots__ = ("_allowing", "_denying", "_foreign", "_unconditional")
+    __slots__ = ("_allowing", "_conditional", "_denying", "_foreign", "_when_all_count")
 
     def __init__(self, *, foreign: bool, denying: tuple[Rule, ...], allowing: tuple[Rule, ...]) -> None:
         """Keep the rules; `foreign` when another environment owns any of the reference."""
         self._foreign = foreign
         self._denying = denying
         self._allowing = allowing
+        self._when_all_count = _allowed_by(allowing)
         # Most rules have no conditions, and then there is nothing left to ask.
-        conditional = any(rule.conditions != UNCONDITIONAL for rule in allowing)
-        self._unconditional = None if conditional else _allowed_by(allowing)
+        self._conditional = any(rule.conditions != UNCONDITIONAL for rule in allowing)
 
     def decide(self, reference: Reference, effects: Effects) -> Decision:
         """Return the decision about `reference`, which this case is about."""
@@ -82,9 +82,11 @@ class Case:
                 return Deny(DenyReason.DENY_RULE, rule.name)
         if not within_scope(reference, effects.context):
             return Deny(DenyReason.SCOPE)
-        if self._unconditional is not None:
-            return self._unconditional
+        if not self._conditional:
+            return self._when_all_count
         counting = [rule for rule in self._allowing if effects.of(rule)]
+        if len(counting) == len(self._allowing):
+            return self._when_all_count
         return _allowed_by(counting) if counting else Deny(DenyReason.CONDITION)
 
 

@@ -52,12 +52,7 @@ def parse_json(raw: bytes) -> object:
         raise _not_json(message)
     _check_depth(text)
     try:
-        return json.loads(
-            text,
-            object_pairs_hook=_refuse_duplicates,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-        )
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         message = f"the body is not JSON: line {error.lineno}, column {error.colno}"
         raise _not_json(message) from None
@@ -83,6 +78,12 @@ def _is_json_type(request: web.Request) -> bool:
 
 
 async def _read(request: web.Request, max_bytes: int, seconds: float) -> bytes:
+    if request.content.is_eof() and request.content.exception() is None:
+        # It came with the head, as nearly every body does, so there is nothing to wait for.
+        whole = request.content.read_nowait()
+        if len(whole) > max_bytes:
+            raise _too_large(max_bytes)
+        return whole
     read: Callable[[], Any] = request.content.readany
     chunks = bytearray()
     try:
@@ -145,6 +146,11 @@ def _explain(error: ValidationError) -> str:
             place = ".".join(str(part) for part in fault["loc"]) or "the body"
             faults.append(f"{place}: {fault['msg']}")
     return "; ".join(faults)
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant, parse_float=_finite
+)
 
 
 def _not_json(detail: str) -> HttpRefusedError:

@@ -1,8 +1,9 @@
 """What holds for every route: a request id, every error as a problem document, refused hosts, counted answers."""
 
+import itertools
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +18,8 @@ from broker.web.problems import OUTCOME, HttpRefusedError, WebCode, problem_of
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 _REQUEST_ID: Final = web.RequestKey("request_id", str)
+_PROCESS: Final = secrets.token_hex(8)
+_COUNT: Final = itertools.count()
 _LOG: Final = EventLogger("broker.request")
 
 
@@ -43,10 +46,16 @@ _FACTS: Final = web.RequestKey("facts", RequestFacts)
 
 def facts_of(request: web.Request) -> RequestFacts:
     """Return what is known of this request so far, for its handler to add to."""
-    facts = request.get(_FACTS)
-    if facts is None:
+    try:
+        return request[_FACTS]
+    except KeyError:
         facts = request[_FACTS] = RequestFacts()
-    return facts
+        return facts
+
+
+def logs_requests() -> bool:
+    """Tell whether the log has a line for each request."""
+    return _LOG.shows(logging.INFO)
 
 
 def logs_references() -> bool:
@@ -56,10 +65,12 @@ def logs_references() -> bool:
 
 def request_id_of(request: web.Request) -> str:
     """Return the id that the broker gave to this request; a caller can't choose it."""
-    known = request.get(_REQUEST_ID)
-    if known is None:
-        known = request[_REQUEST_ID] = secrets.token_hex(16)
-    return known
+    try:
+        return request[_REQUEST_ID]
+    except KeyError:
+        # Unique is enough, nobody has to guess it: random bytes for the process, and a count.
+        known = request[_REQUEST_ID] = f"{_PROCESS}{next(_COUNT):016x}"
+        return known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,18 +94,11 @@ class Edge:
         @web.middleware
         async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
             started = self.clock.monotonic()
-            response = await answered(request, self._checked(handler))
+            response = await answered(request, handler, check=self._check)
             self._finish(request, response, self.clock.monotonic() - started)
             return response
 
         return edge
-
-    def _checked(self, handler: Handler) -> Handler:
-        async def checked(request: web.Request) -> web.StreamResponse:
-            self._check(request)
-            return await handler(request)
-
-        return checked
 
     def _check(self, request: web.Request) -> None:
         if request.version < HttpVersion11:
@@ -115,7 +119,7 @@ class Edge:
         resource = request.match_info.route.resource
         route = "other" if resource is None else resource.canonical
         self.metrics.request(route=route, status=response.status, seconds=seconds)
-        if not _LOG.shows(logging.INFO):
+        if not logs_requests():
             return
         # The template of the route, slugs, numbers and the identity that a certificate proved: no value, no reference.
         facts = facts_of(request)
@@ -140,9 +144,13 @@ async def operations_edge(request: web.Request, handler: Handler) -> web.StreamR
     return await answered(request, handler)
 
 
-async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Return the handler's answer, or the problem document of whatever it raised."""
+async def answered(
+    request: web.Request, handler: Handler, *, check: Callable[[web.Request], None] | None = None
+) -> web.StreamResponse:
+    """Return the handler's answer, or the problem document of whatever it, or `check` before it, raised."""
     try:
+        if check is not None:
+            check(request)
         response = await handler(request)
     except Exception as error:  # noqa: BLE001  The outermost handler: a bug is answered and named, never shown.
         instance = request_id_of(request)

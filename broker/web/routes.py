@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Final, Protocol
 
@@ -15,7 +16,7 @@ from broker.metrics import Metrics
 from broker.resolution import Granted, Require, Resolution
 from broker.resolve import Address
 from broker.web.body import read_model
-from broker.web.middleware import Edge, facts_of, finish, json_headers, logs_references, request_id_of
+from broker.web.middleware import Edge, facts_of, finish, json_headers, logs_references, logs_requests, request_id_of
 from broker.web.problems import HttpRefusedError, WebCode, resolution_problem
 from broker.web.schemas import ResolveRequest, resolution_body
 
@@ -115,7 +116,8 @@ class _ResolveHandler:
             address=address,
             request=instance,
         )
-        facts.statuses = Counter([str(result.status) for result in resolution.results])
+        if logs_requests():
+            facts.statuses = Counter([str(result.status) for result in resolution.results])
         if logs_references():
             facts.references = _shown(resolution)
         if not resolution.complete:
@@ -158,6 +160,12 @@ def address_of(request: web.Request) -> Address:
     if not peer:
         message = "the connection is gone"
         raise HttpRefusedError(WebCode.BODY_INCOMPLETE, message)
-    address = ip_address(peer[0])
+    return _address(peer[0])
+
+
+@lru_cache(maxsize=4096)
+def _address(text: str) -> Address:
+    """Return the address that `text` spells, an IPv4 one also where the socket shows it as a mapped IPv6 one."""
+    address = ip_address(text)
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address

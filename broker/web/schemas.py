@@ -6,6 +6,7 @@ Every other module holds values as `SecretValue`; this one is where they become 
 import base64
 import json
 from datetime import UTC, datetime
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import Literal
 
@@ -27,26 +28,24 @@ class ResolveRequest(BaseModel):
 
 def resolution_body(resolution: Resolution) -> bytes:
     """Return the answer's JSON: one object a reference, in the order asked."""
-    times: dict[float, str] = {}
-    results = ",".join(
-        _granted(result, times) if isinstance(result, Granted) else _refused(result) for result in resolution.results
-    )
-    return f'{{"results":[{results}]}}'.encode()
+    results = [_granted(result) if isinstance(result, Granted) else _refused(result) for result in resolution.results]
+    return f'{{"results":[{",".join(results)}]}}'.encode()
 
 
+@lru_cache(maxsize=4096)
 def rfc3339(seconds: float) -> str:
     """Return a wall time as RFC 3339 in UTC, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _granted(result: Granted, times: dict[float, str]) -> str:
+def _granted(result: Granted) -> str:
     quote = encode_basestring_ascii
     version = "null" if result.version is None else quote(result.version)
     return (
-        f'{{"reference":{quote(result.reference)},"status":"{result.status.value}",'
-        f'"value":{_value(result.value)},"encoding":"{result.value.encoding.value}","version":{version},'
-        f'"fetched_at":"{_time(result.fetched_at, times)}","fresh_until":"{_time(result.fresh_until, times)}",'
-        f'"stale_until":"{_time(result.stale_until, times)}","lease":null}}'
+        f'{{"reference":{quote(result.reference)},"status":"{result.status}","value":{_value(result.value)},'
+        f'"encoding":"{result.value.encoding}","version":{version},'
+        f'"fetched_at":"{rfc3339(result.fetched_at)}","fresh_until":"{rfc3339(result.fresh_until)}",'
+        f'"stale_until":"{rfc3339(result.stale_until)}","lease":null}}'
     )
 
 
@@ -61,10 +60,3 @@ def _value(value: SecretValue) -> str:
         return f'"{base64.b64encode(value.reveal()).decode("ascii")}"'
     # It is JSON already; parsing it again would change how numbers are written.
     return value.reveal().decode("utf-8")
-
-
-def _time(seconds: float, times: dict[float, str]) -> str:
-    text = times.get(seconds)
-    if text is None:
-        text = times[seconds] = rfc3339(seconds)
-    return text
