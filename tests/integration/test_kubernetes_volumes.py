@@ -3,6 +3,7 @@
 import os
 import socket
 import sqlite3
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from broker.agent.client import BrokerClient, BrokerError, ClientSettings, ResolveRefusedError
 from broker.cli.sandbox import free_port
-from tests.certificates import TestAuthority, client_context
+from tests.certificates import Files, TestAuthority, client_context
 from tests.kubelet import USER, Pod, open_directory
 from tests.manifests import broker_pod, needs_kubectl, of_kind, rendered
 
@@ -34,7 +36,7 @@ class Cluster:
     port: str
 
     def resolve(self, path: str) -> Any:
-        files = self.authority.agent(SHIPPER)
+        files = shipper(self.authority)
         client = BrokerClient(
             settings=ClientSettings(
                 url=f"https://localhost:{self.port}",
@@ -55,22 +57,37 @@ class Cluster:
         return f"{result['status']}: {result['detail']}"
 
 
+def shipper(authority: TestAuthority) -> Files:
+    """Return what cert-manager makes of `cert-manager/agent-certificate.yaml`: one URI, no subject, a client alone."""
+    return authority.leaf(uris=(SHIPPER,), common_name=None, eku="client")
+
+
+def server(authority: TestAuthority) -> dict[str, bytes]:
+    """Return the Secret that cert-manager makes for the broker, its key in the older form that is its default."""
+    files = authority.leaf(dns=("localhost",), common_name=None, eku="server")
+    key = serialization.load_pem_private_key(files.key.read_bytes(), password=None)
+    older = serialization.PrivateFormat.TraditionalOpenSSL
+    return {
+        "tls.crt": files.certificate.read_bytes(),
+        "tls.key": key.private_bytes(serialization.Encoding.PEM, older, serialization.NoEncryption()),
+        "ca.crt": authority.ca_path.read_bytes(),
+    }
+
+
 def credentials(value: bytes) -> dict[str, bytes]:
     return {"pat": value, "private-key": b"key of " + value}
 
 
 def embedded(directory: Path, authority: TestAuthority) -> Cluster:
     """Return the overlay `embedded` with Secrets of our own, a port of our own, and values that age quickly."""
-    server = authority.server()
     manifests = rendered("overlays/embedded")
     port = str(free_port())
-    tls = {"tls.crt": server.certificate, "tls.key": server.key, "ca.crt": authority.ca_path}
     pod = Pod(
         spec=broker_pod(manifests),
         directory=directory,
         config_maps={name: found["data"] for name, found in of_kind(manifests, "ConfigMap").items()},
         secrets={
-            "logflux-broker-tls": {name: path.read_bytes() for name, path in tls.items()},
+            "logflux-broker-tls": server(authority),
             "logflux-broker-vault": {"role_id": b"r", "secret_id": b"s", "ca.crt": authority.ca_path.read_bytes()},
             "logflux-credentials": credentials(b"first"),
         },
@@ -140,20 +157,25 @@ def test_a_new_policy_in_the_config_map_is_in_force_without_a_restart(cluster: C
     until(lambda: not denied(cluster))
 
 
+def test_check_config_finds_nothing_in_what_is_mounted(cluster: Cluster) -> None:
+    (broker,) = cluster.pod.spec["containers"]
+    done = cluster.pod.exec({**broker, "args": ["check-config"]})
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+
+
 def test_a_renewed_certificate_is_shown_without_a_restart(cluster: Cluster) -> None:
-    renewed = cluster.authority.server()
-    mounted = cluster.pod.volume("tls")
-    files = {"tls.crt": renewed.certificate, "tls.key": renewed.key, "agents-ca.crt": cluster.authority.ca_path}
-    assert files.keys() == {path.name for path in (mounted / "..data").iterdir()}
-    cluster.pod.rewrite("tls", {name: path.read_bytes() for name, path in files.items()})
-    until(lambda: shown(cluster) == renewed.der)
+    renewed = server(cluster.authority)
+    before = shown(cluster)
+    cluster.pod.rewrite("tls", {name.replace("ca.crt", "agents-ca.crt"): data for name, data in renewed.items()})
+    until(lambda: shown(cluster) != before)
+    assert shown(cluster) == ssl.PEM_cert_to_DER_cert(renewed["tls.crt"].decode())
     assert cluster.resolve(KEY)
 
 
 def shown(cluster: Cluster) -> bytes:
     with (
         socket.create_connection(("127.0.0.1", int(cluster.port)), timeout=10) as plain,
-        client_context(cluster.authority.ca_path, cluster.authority.agent(SHIPPER)).wrap_socket(
+        client_context(cluster.authority.ca_path, shipper(cluster.authority)).wrap_socket(
             plain, server_hostname="localhost"
         ) as connection,
     ):
