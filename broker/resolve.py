@@ -43,6 +43,7 @@ from broker.resolution import (
     resolution_of,
 )
 from broker.tokens import TokenClaims
+from broker.trace_context import audit_details
 
 _MAX_PARSED: Final = 4096
 
@@ -301,6 +302,7 @@ class ResolveReferences:
             reason=resolution.worst or "",
             token=asker.token,
             references=tuple([item.record for item in items]),
+            details=audit_details(),
         )
         await self._trail.append(event)
         # Counted when it is durable: a withheld value was not answered.

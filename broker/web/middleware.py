@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 from broker.clock import Clock
 from broker.logs import EventLogger, error_fields
 from broker.metrics import Metrics
+from broker.trace_context import CURRENT, HEADER, TraceContext, parse_traceparent
 from broker.web.problems import OUTCOME, HttpRefusedError, WebCode, problem_of
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
@@ -73,6 +74,13 @@ def request_id_of(request: web.Request) -> str:
         return known
 
 
+def trace_of(request: web.Request) -> TraceContext | None:
+    """Return the trace that the request says it belongs to, None when it names none."""
+    if HEADER not in request.headers:
+        return None
+    return parse_traceparent(request.headers.getall(HEADER))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edge:
     """The outermost middleware of the agents' listener.
@@ -94,6 +102,8 @@ class Edge:
         @web.middleware
         async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
             started = self.clock.monotonic()
+            # Always set: the requests of one connection share a task, and so its context.
+            CURRENT.set(trace_of(request))
             response = await answered(request, handler, check=self._check)
             self._finish(request, response, self.clock.monotonic() - started)
             return response
@@ -122,7 +132,7 @@ class Edge:
         if not logs_requests():
             return
         # The template of the route, slugs, numbers and the identity that a certificate proved: no value, no reference.
-        facts = facts_of(request)
+        facts, trace = facts_of(request), CURRENT.get()
         _LOG.info(
             "request",
             request=request_id_of(request),
@@ -133,6 +143,7 @@ class Edge:
             references=facts.statuses,
             milliseconds=round(seconds * 1000, 1),
             body_milliseconds=round(facts.body_seconds * 1000, 1),
+            trace_id="" if trace is None else trace.trace_id,
         )
         if facts.references:
             _LOG.debug("references", request=request_id_of(request), references=facts.references)

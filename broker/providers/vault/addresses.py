@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from broker.clock import Clock
 from broker.logs import EventLogger
 from broker.providers.vault.flight import SingleFlight
+from broker.trace_context import untraced
 
 _LOG: Final = EventLogger("broker.providers.vault")
 
@@ -106,7 +107,7 @@ class AddressBook:
         # A store that has just failed may fail again at once, and everybody would have to log in each time.
         self._searched = float("-inf")
         if place > 1 and self._way_back is None:
-            self._way_back = asyncio.create_task(self._return())
+            self._way_back = asyncio.create_task(self._return(), context=untraced())
 
     async def _return(self) -> None:
         first = self._addresses[0]

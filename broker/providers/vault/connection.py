@@ -12,6 +12,7 @@ from broker.providers.vault.failures import failure_of
 from broker.providers.vault.request import StoreRequest, StoreResponse
 from broker.providers.vault.sessions import SessionPool, Sessions
 from broker.providers.vault.settings import VaultSettings
+from broker.trace_context import outgoing
 
 _CHUNK_BYTES: Final = 65_536
 _OK: Final = 200
@@ -59,7 +60,7 @@ class StoreConnection:
             request.method,
             # The path is encoded as the store shall see it, so nothing may normalise it again.
             URL(address + request.path, encoded=True),
-            headers=request.headers,
+            headers={**request.headers, **outgoing()},
             params=request.params,
             json=request.body,
             allow_redirects=False,

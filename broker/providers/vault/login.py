@@ -16,6 +16,7 @@ from broker.providers.vault.login_gate import LoginGate
 from broker.providers.vault.logins.method import Credential, Grant, LoginMethod
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.transport import StoreTransport
+from broker.trace_context import untraced
 
 T = TypeVar("T")
 _LOG: Final = EventLogger("broker.providers.vault")
@@ -194,7 +195,7 @@ class StoreLogin:
         self._session = session
         if self._renewal is not None:
             self._renewal.cancel()
-        self._renewal = asyncio.create_task(self._keep(session)) if session.renewable else None
+        self._renewal = asyncio.create_task(self._keep(session), context=untraced()) if session.renewable else None
 
     async def _keep(self, session: _Session) -> None:
         """Renew at two thirds of the life, with jitter; log in anew when the token's hard end comes near."""
