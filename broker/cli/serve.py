@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -53,6 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
         configure_logging(settings)
         sockets = inherited_sockets(os.environ, pid=os.getpid())
         service = Service(settings=settings, settings_file=settings_file(arguments.config), inherited=sockets)
+        # What exists now, modules above all, lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
         with asyncio.Runner(loop_factory=loop_factory(uvloop=arguments.uvloop)) as runner:
             runner.run(serve(service, manager))
     except BrokerError as error:
