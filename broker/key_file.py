@@ -3,6 +3,7 @@
 import os
 import secrets
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,8 @@ from broker.finding import Finding, FoundError, found
 
 _OTHERS: Final = 0o077
 _FINGERPRINT_KEY_BYTES: Final = 32
+_ACL_VERSION: Final = b"\x02\x00\x00\x00"
+_ACL_OWNER, _ACL_USER, _ACL_MASK, _ACL_READ = 0x01, 0x02, 0x10, 0x04
 
 
 def write_private(file: Path, data: bytes) -> None:
@@ -56,7 +59,8 @@ def read_private(file: Path) -> bytes:
     """Return the bytes of a key file that only its owner may read.
 
     A group may read it in one case: the owner is root and the group is one of ours, which is how
-    Kubernetes mounts a secret volume with `fsGroup`.
+    Kubernetes mounts a secret volume with `fsGroup`. An access list is taken in one case: the owner is root and
+    it lets nobody else but this user read, which is how systemd shows the credentials of a unit.
 
     Raises:
         FoundError: The file is missing, unreadable, no regular file, or open to others.
@@ -65,7 +69,7 @@ def read_private(file: Path) -> bytes:
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as handle:
-            _gate(file, os.fstat(handle.fileno()))
+            _gate(file, handle.fileno())
             return handle.read()
     except OSError as error:
         raise FoundError(unreadable(file, error)) from None
@@ -94,13 +98,17 @@ def load_or_create_secret(file: Path, *, make: Callable[[], bytes] | None = None
     return read_private(file)
 
 
-def _gate(file: Path, status: os.stat_result) -> None:
+def _gate(file: Path, descriptor: int) -> None:
+    status = os.fstat(descriptor)
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode):
         raise found(file, "file_not_regular", "is no regular file", "name the file itself")
     open_to = mode & _OTHERS
-    if open_to == stat.S_IRGRP and status.st_uid == 0 and status.st_gid in {os.getgid(), *os.getgroups()}:
-        return
+    if open_to == stat.S_IRGRP and status.st_uid == 0:
+        acl = _access_list(descriptor)
+        ours = status.st_gid in {os.getgid(), *os.getgroups()} if acl is None else _lets_only_us_read(acl)
+        if ours:
+            return
     if open_to:
         raise found(file, "key_open", f"mode {mode:04o} lets others at the key", _closing(file))
     if status.st_uid not in {0, os.geteuid()}:
@@ -113,3 +121,25 @@ def _closing(file: Path) -> str:
     if (file.parent / "..data").is_symlink():
         return "give the volume defaultMode: 0400, and the pod an fsGroup that is a group of the broker"
     return f"run: chmod 600 {file}"
+
+
+def _access_list(descriptor: int) -> bytes | None:
+    try:
+        return os.getxattr(descriptor, "system.posix_acl_access")
+    except OSError:
+        # There is none, or the file system knows none.
+        return None
+
+
+def _lets_only_us_read(acl: bytes) -> bool:
+    """Tell whether `acl`, as acl(5) and the kernel's xattr have it, names no other user and no group.
+
+    With an access list, the group's bits of the mode are the list's mask, and say nothing of the group.
+    """
+    entries = struct.iter_unpack("<HHI", acl[4:])
+    return acl[:4] == _ACL_VERSION and all(
+        not permissions
+        or tag in {_ACL_OWNER, _ACL_MASK}
+        or (tag == _ACL_USER and permissions == _ACL_READ and number == os.geteuid())
+        for tag, permissions, number in entries
+    )

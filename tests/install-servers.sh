@@ -6,6 +6,7 @@ for package in prometheus prometheus-alertmanager prometheus-node-exporter; do
   command -v "$package" >/dev/null 2>&1 || missing="$missing $package"
 done
 command -v kubectl >/dev/null 2>&1 || missing="$missing kubernetes-client"
+command -v systemd-analyze >/dev/null 2>&1 || missing="$missing systemd"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
   echo "installing$missing (once) ..."

@@ -1,4 +1,5 @@
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,33 @@ def test_a_secret_is_made_once_and_kept(tmp_path: Path) -> None:
     first = load_or_create_secret(tmp_path / "key")
     assert len(first) == 32
     assert load_or_create_secret(tmp_path / "key") == first
+
+
+OWNER, USER, GROUP_OF_FILE, GROUP, MASK, OTHER = 1, 2, 4, 8, 16, 32
+NOBODY = 0xFFFFFFFF
+
+
+def show_by_access_list(file: Path, *entries: tuple[int, int, int]) -> None:
+    """Make `file` one of root, of a group that is not ours, with an access list, as systemd does for a credential."""
+    write_private(file, b"x")
+    os.chown(file, 0, 54321)
+    base = [(OWNER, 4, NOBODY), (GROUP_OF_FILE, 0, NOBODY), (MASK, 4, NOBODY), (OTHER, 0, NOBODY)]
+    packed = b"".join(struct.pack("<HHI", *entry) for entry in sorted([*base, *entries]))
+    os.setxattr(file, "system.posix_acl_access", b"\x02\x00\x00\x00" + packed)
+    assert file.stat().st_mode & 0o777 == 0o440
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can make a file of root, as systemd does")
+def test_a_credential_of_systemd_that_an_access_list_shows_to_us_alone_is_read(tmp_path: Path) -> None:
+    show_by_access_list(tmp_path / "key", (USER, 4, os.geteuid()))
+    assert read_private(tmp_path / "key") == b"x"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can make a file of root, as systemd does")
+@pytest.mark.parametrize("entry", [(USER, 4, 1234), (GROUP, 4, 1234)], ids=["user", "group"])
+def test_an_access_list_that_shows_a_key_to_anybody_else_is_refused(
+    tmp_path: Path, entry: tuple[int, int, int]
+) -> None:
+    show_by_access_list(tmp_path / "key", (USER, 4, os.geteuid()), entry)
+    with pytest.raises(SettingsInvalidError, match="lets others at the key"):
+        read_private(tmp_path / "key")
