@@ -46,6 +46,7 @@ from broker.systemd.activation import AGENTS, OPERATIONS
 from broker.tokens import SigningKey, TokenVerifier, public_jwks
 from broker.web.certificates import TlsFiles, read_pair, read_trust
 from broker.web.credentials import Credentials
+from broker.web.drain import Drain
 from broker.web.listener import HandshakeResult, TlsListener, bind
 from broker.web.middleware import request_id_of
 from broker.web.oauth import oauth_routes
@@ -155,6 +156,7 @@ class Service:
         self._agent_port = int(self._agents.getsockname()[1])
         self._operations_port = int(self._operations.getsockname()[1])
         self.looked = asyncio.Event()
+        self._drain = Drain()
         self._stack = AsyncExitStack()
         self._trail: Trail
         self._reloader: Reloader
@@ -245,10 +247,12 @@ class Service:
             access_log=None,
             auto_decompress=False,
             keepalive_timeout=listen.idle_seconds,
-            shutdown_timeout=listen.drain_seconds,
+            shutdown_timeout=listen.drain_seconds / 2,
         )
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
+        # Half of the time is for requests to be answered, the other for the answers to be taken.
+        self._stack.push_async_callback(self._drain.finish, seconds=listen.drain_seconds / 2)
         self._listener = TlsListener(
             runner=runner,
             sock=self._agents,
@@ -298,6 +302,7 @@ class Service:
                 body_seconds=settings.limits.body_seconds,
             ),
             allowed_hosts=frozenset(settings.listen.allowed_hosts) or None,
+            drain=self._drain,
             extra_routes=oauth_routes(
                 issue=issue,
                 peers=peers,

@@ -46,7 +46,10 @@ class ListenSettings(Section):
     idle_seconds: Seconds = Field(
         default=30.0, description="Time for the head of a request, and the idle time of a kept connection."
     )
-    drain_seconds: Seconds = Field(default=20.0, description="Time for requests in flight after SIGTERM.")
+    drain_seconds: Seconds = Field(
+        default=20.0,
+        description="Time for requests in flight after SIGTERM: half to answer them, half for the answers to be taken.",
+    )
 
 
 class OperationsSettings(Section):
