@@ -1,17 +1,32 @@
-"""`broker health`: ask the broker of this machine whether it is ready; what a container's health check runs."""
+"""`broker health`: ask the broker of this machine whether it is ready; what a container's health check runs.
+
+It reads no settings file: one that was broken after the start must not end a broker that still serves.
+"""
 
 import argparse
+import os
+import urllib.parse
 import urllib.request
+from collections.abc import Mapping
+from typing import Final
 
 from broker.errors import SourceUnavailableError
 
 HELP = "ask the broker of this machine whether it is ready"
+PORT_VARIABLE: Final = "LOGFLUX_OPERATIONS__PORT"
+_DEFAULT_PORT: Final = "9102"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--url", default="http://127.0.0.1:9102/readyz", help="the probe to ask (%(default)s)")
-    parser.epilog = "exit status: 0 ready, 4 not ready or no answer\n\nexample:\n  broker health"
+    parser.add_argument("--url", help=f"the probe to ask (/readyz of this machine, at {PORT_VARIABLE} or 9102)")
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="NAME", help="leave a dependency out of the verdict"
+    )
+    parser.epilog = (
+        "exit status: 0 ready, 4 not ready or no answer\n\n"
+        "examples:\n  broker health\n  broker health --exclude vault   # ready for what memory and files can answer"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -21,13 +36,22 @@ def run(arguments: argparse.Namespace) -> int:
         SourceUnavailableError: There is no answer, or it is not ready.
 
     """
-    if not arguments.url.startswith(("http://", "https://")):
-        message = f"{arguments.url}: the probe is an http address"
+    url = arguments.url or probe_of_this_machine(os.environ)
+    if not url.startswith(("http://", "https://")):
+        message = f"{url}: the probe is an http address"
         raise SourceUnavailableError(message)
+    if arguments.exclude:
+        query = urllib.parse.urlencode([("exclude", name) for name in arguments.exclude])
+        url = f"{url}{'&' if '?' in url else '?'}{query}"
     try:
-        with urllib.request.urlopen(arguments.url, timeout=3) as answer:  # noqa: S310  The scheme is checked above.
+        with urllib.request.urlopen(url, timeout=3) as answer:  # noqa: S310  The scheme is checked above.
             print(answer.read().decode())
     except OSError as error:
-        message = f"{arguments.url}: {getattr(error, 'reason', error)}; see the log and /readyz"
+        message = f"{url}: {getattr(error, 'reason', error)}; see the log and /readyz"
         raise SourceUnavailableError(message) from None
     return 0
+
+
+def probe_of_this_machine(environment: Mapping[str, str]) -> str:
+    """Return the address of the broker's own probe, on the port that `environment` sets for it."""
+    return f"http://127.0.0.1:{environment.get(PORT_VARIABLE) or _DEFAULT_PORT}/readyz"
