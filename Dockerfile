@@ -1,32 +1,56 @@
-# syntax=docker/dockerfile:1
-# Two stages: the first makes a virtual environment out of the lock file, the second carries only that.
-FROM python:3.13.9-slim-bookworm AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
+# Two stages: the first puts together every file that the image adds to its base, the second copies them and runs
+# nothing, so that no trace of a package index, a cache or a clock can stay behind. How to build it, reproducibly and
+# checked: docs/how-to/container.md. Pin the base for good with --build-arg BASE=<name>@sha256:<digest>.
+ARG BASE=docker.io/library/python:3.13.9-slim-bookworm
+
+FROM ${BASE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0
 WORKDIR /src
-COPY requirements.lock ./
-RUN python -m venv /opt/broker \
- && /opt/broker/bin/python -m pip install --require-hashes --no-deps --only-binary :all: -r requirements.lock
+COPY requirements.lock requirements-build.lock ./
+# pip and the build back end stay behind in /opt/build; /opt/broker holds what the lock names and nothing else.
+RUN python -m venv /opt/build \
+ && /opt/build/bin/python -m pip install --require-hashes --no-deps --only-binary :all: -r requirements-build.lock \
+ && python -m venv --without-pip /opt/broker \
+ && /opt/build/bin/python -m pip --python /opt/broker/bin/python install \
+      --require-hashes --no-compile --no-deps --only-binary :all: -r requirements.lock
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY broker ./broker
-# The build back end is pinned in pyproject.toml; the package itself brings no further dependency.
-# `broker version` names the commit: --build-arg REVISION=$(git rev-parse HEAD). It is unknown without that.
+# `broker version` names the commit, as the label below does: --build-arg REVISION=$(git rev-parse HEAD)
 ARG REVISION=
-RUN SOURCE_COMMIT=${REVISION} /opt/broker/bin/python -m pip install --no-deps . \
- && /opt/broker/bin/python -m pip uninstall --yes pip
+RUN PATH=/opt/build/bin:$PATH SOURCE_COMMIT=${REVISION} hatchling build -t wheel -d /dist \
+ && /opt/build/bin/python -m pip --python /opt/broker/bin/python install --no-compile --no-deps --no-index /dist/*.whl \
+ && find /opt/broker/bin -type f ! -name broker -delete \
+ && find /opt/broker/lib -name direct_url.json -delete \
+ # The root is read-only where the broker runs, so bytecode that is not here would be compiled at every start and at
+ # every health check. It is bound to no time stamp: the files never change.
+ && /opt/broker/bin/python -m compileall -f -q --invalidation-mode unchecked-hash /opt/broker/lib
+COPY deploy/image/compile_imported.py /
+# A fixed uid, so that volumes and pod security contexts can name it.
+RUN install -d /rootfs/etc/logflux-broker /rootfs/opt \
+ && install -d -o 1000 -g 1000 -m 0700 /rootfs/var/lib/logflux-broker \
+ && cp /etc/passwd /etc/group /rootfs/etc/ \
+ && echo 'broker:x:1000:1000:logflux-broker:/nonexistent:/usr/sbin/nologin' >>/rootfs/etc/passwd \
+ && echo 'broker:x:1000:' >>/rootfs/etc/group \
+ && /opt/broker/bin/python /compile_imported.py /rootfs \
+ && mv /opt/broker /rootfs/opt/
 
-FROM python:3.13.9-slim-bookworm
+FROM ${BASE}
+ARG VERSION=unknown
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="logflux-broker" \
-      org.opencontainers.image.licenses="Apache-2.0"
-# A fixed uid, so that volumes and pod security contexts can name it. There is no key in any layer: keys are mounted.
-RUN groupadd --gid 1000 broker \
- && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin broker \
- && install --directory --owner 1000 --group 1000 --mode 0700 /var/lib/logflux-broker
-COPY --from=build /opt/broker /opt/broker
+      org.opencontainers.image.description="A secrets broker: references in over mTLS, credentials out, audited first" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+# There is no key in any layer: keys are mounted.
+COPY --from=build /rootfs/ /
 ENV PATH=/opt/broker/bin:$PATH PYTHONDONTWRITEBYTECODE=1 LOGFLUX_CONFIG=/etc/logflux-broker/broker.yaml
 USER 1000:1000
 # The root may be read-only: the broker writes below its state volume alone.
 VOLUME ["/var/lib/logflux-broker"]
 EXPOSE 8443
-HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["broker", "health"]
+STOPSIGNAL SIGTERM
+# An engine ends what is not healthy, and with it the values that outlive an outage of the store.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["broker", "health", "--exclude", "vault"]
 ENTRYPOINT ["broker"]
 CMD ["serve"]

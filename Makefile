@@ -2,15 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SUPPLY_CHAIN := build/supply-chain
 STAMP := $(VENV)/.locked
 T ?= tests
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt run bench docs docs-check lock wheel clean
+.PHONY: help demo test image-check lint fmt run bench docs docs-check lock wheel sbom audit-dependencies clean
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): requirements-dev.lock pyproject.toml README.md
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -26,6 +27,11 @@ demo: $(STAMP) ## Run the main job on real input: store, broker, agent, audit, o
 test: $(STAMP) ## Run every test (T=tests/unit narrows, ARGS=-x passes options on)
 	@tests/install-servers.sh
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile $(T) $(ARGS)
+
+image-check: $(STAMP) ## Build the image twice, run it, and try what it promises (root; ARGS=--pull for the real base)
+	@tests/install-servers.sh image
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -v -p no:randomly -o python_files='check_*.py' -o timeout=900 \
+	  tests/image $(ARGS)
 
 lint: $(STAMP) ## Check style, types, import contracts, dependencies and the Dockerfile
 	@$(BIN)/ruff check .
@@ -53,12 +59,32 @@ docs-check: $(STAMP) ## Check the generated pages, the links and the commands of
 
 lock: $(STAMP) ## Resolve the dependencies anew, with hashes and no index address
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
-	  --extra uvloop --extra socks -o requirements.lock pyproject.toml
+	  --extra socks -o requirements.lock pyproject.toml
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 	  --extra uvloop --extra socks --group dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
+	  --group build -c requirements-dev.lock -o requirements-build.lock
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
+	  --group supply-chain -c requirements-dev.lock -o requirements-supply-chain.lock
+
+# These tools bring 50 packages that nobody else needs, so they live apart and come when they are asked for.
+$(SUPPLY_CHAIN)/.locked: requirements-supply-chain.lock
+	@$(PYTHON) -m venv $(SUPPLY_CHAIN)
+	@echo "installing the tools of the supply chain (once) ..."
+	@$(SUPPLY_CHAIN)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
+	@touch $@
+
+sbom: $(SUPPLY_CHAIN)/.locked ## Write the CycloneDX bill of materials of what the image installs
+	@mkdir -p dist
+	@$(SUPPLY_CHAIN)/bin/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml \
+	  --output-file dist/logflux-broker.cdx.json requirements.lock
+	@echo "dist/logflux-broker.cdx.json"
+
+audit-dependencies: $(SUPPLY_CHAIN)/.locked ## Ask for known vulnerabilities of the locked dependencies
+	@$(SUPPLY_CHAIN)/bin/python .ci/audit_dependencies.py requirements.lock
 
 wheel: $(STAMP) ## Build the wheel into dist/
 	@$(BIN)/hatchling build -t wheel
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

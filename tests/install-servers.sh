@@ -2,11 +2,17 @@
 # Install the Debian servers and tools that some tests need, where apt and root exist; quick when they are there.
 set -eu
 missing=""
-for package in prometheus prometheus-alertmanager prometheus-node-exporter; do
-  command -v "$package" >/dev/null 2>&1 || missing="$missing $package"
-done
-command -v kubectl >/dev/null 2>&1 || missing="$missing kubernetes-client"
-command -v systemd-analyze >/dev/null 2>&1 || missing="$missing systemd"
+need() { command -v "$1" >/dev/null 2>&1 || missing="$missing ${2:-$1}"; }
+case "${1:-tests}" in
+  tests)
+    for package in prometheus prometheus-alertmanager prometheus-node-exporter; do need "$package"; done
+    need kubectl kubernetes-client
+    need systemd-analyze systemd
+    ;;
+  image)
+    for package in buildah crun debootstrap; do need "$package"; done
+    ;;
+esac
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
   echo "installing$missing (once) ..."
