@@ -177,13 +177,14 @@ class Cache:
     async def outlook(self, providers: Iterable[str]) -> dict[str, Outlook]:
         """Return how long memory lasts for the sources of each of `providers`, pausing for others now and then."""
         found = {provider: Outlook() for provider in providers}
-        for number, (source, entry) in enumerate(tuple(self._entries.items()), start=1):
-            left = entry.lasts_until - self._clock.monotonic()
-            if left > 0:
-                end = self._clock.now() + left
-                found.setdefault(source.scheme, Outlook()).add(end=end, created_at=entry.reading.created_at)
-            if number % _OUTLOOK_STEP == 0:
-                await asyncio.sleep(0)
+        entries = tuple(self._entries.items())
+        for start in range(0, len(entries), _OUTLOOK_STEP):
+            steady = self._clock.monotonic()
+            ahead = self._clock.now() - steady
+            for source, entry in entries[start : start + _OUTLOOK_STEP]:
+                if entry.lasts_until > steady and source.scheme in found:
+                    found[source.scheme].add(end=entry.lasts_until + ahead, created_at=entry.reading.created_at)
+            await asyncio.sleep(0)
         return found
 
     async def aclose(self) -> None:

@@ -34,6 +34,20 @@ def test_promtool_finds_nothing_in_the_exposition(broker: RunningBroker) -> None
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "series",
+    [
+        'broker_requests_total{route="/v1/resolve",status="503"}',
+        'broker_references_total{outcome="stale",provider="vault"}',
+        'broker_handshakes_total{outcome="unknown_ca"}',
+        'broker_policy_reloads_total{outcome="refused"}',
+        'broker_upstream_refused_total{provider="vault"}',
+    ],
+)
+def test_what_never_happened_is_zero_and_not_absent(broker: RunningBroker, series: str) -> None:
+    assert f"{series} 0.0" in broker.operations("/metrics").body.decode().splitlines()
+
+
 def test_openmetrics_is_offered(broker: RunningBroker) -> None:
     answer = broker.operations("/metrics", accept="application/openmetrics-text; version=1.0.0")
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
