@@ -1,7 +1,7 @@
 """Measure the broker beside its peers in one run, and print ratios.
 
 Every figure of the broker is taken with its durable audit record on, over mTLS with kept connections. Timings are
-printed and never fail anything. The load is a Python process of its own, so the fast side is held back by it too.
+printed and never fail anything. The load is made by processes on the same machine, so the fast side is held back by it.
 """
 
 import argparse
@@ -19,6 +19,9 @@ from pathlib import Path
 from broker.cli.sandbox import Process, Sandbox, free_port, process, sandbox, store_request, wait_for
 
 REFERENCES = 20
+# One for each connection.
+LEAST = 16
+SECRET = "/v1/secret/data/logflux"
 BAO = str(Path(sys.executable).parent / "bao")
 
 
@@ -36,6 +39,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=8_000, help="requests of each load (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds; the median is taken (%(default)s)")
+    parser.add_argument(
+        "--memory-requests",
+        type=int,
+        default=100_000,
+        metavar="N",
+        help="requests that broker and proxy have answered when their memory is compared (%(default)s)",
+    )
     parser.add_argument("--uvloop", action="store_true", help="run broker and empty handler on uvloop")
     arguments = parser.parse_args()
     with ExitStack() as stack:
@@ -45,19 +55,18 @@ def main() -> int:
         broker = stack.enter_context(_broker(place, extra))
         proxy_port, proxy = stack.enter_context(_proxy(place))
         empty_port = stack.enter_context(_empty(place, extra))
-        _rates(place, broker, proxy_port, proxy, empty_port, arguments)
+        _rates(place, proxy_port, empty_port, arguments)
+        _memory(place, broker, proxy_port, proxy, arguments)
         _agent_start(place, arguments.rounds)
     return 0
 
 
-def _rates(
-    place: Sandbox, broker: Process, proxy_port: int, proxy: Process, empty_port: int, arguments: argparse.Namespace
-) -> None:
-    one = json.dumps({"references": ["vault:secret/logflux#f0"]}).encode()
-    twenty = json.dumps({"references": [f"vault:secret/logflux#f{n}" for n in range(REFERENCES)]}).encode()
+def _rates(place: Sandbox, proxy_port: int, empty_port: int, arguments: argparse.Namespace) -> None:
+    one = _asking_for(1)
+    twenty = _asking_for(REFERENCES)
     loads: dict[str, list[Load]] = {"one": [], "twenty": [], "proxy": [], "empty": []}
     for _ in range(arguments.rounds):
-        loads["proxy"].append(_load(place, proxy_port, "/v1/secret/data/logflux", arguments.requests, b""))
+        loads["proxy"].append(_load(place, proxy_port, SECRET, arguments.requests, b""))
         loads["one"].append(_load(place, place.agent_port, "/v1/resolve", arguments.requests, one))
         loads["twenty"].append(_load(place, place.agent_port, "/v1/resolve", arguments.requests, twenty))
         loads["empty"].append(_load(place, empty_port, "/", arguments.requests, one))
@@ -69,7 +78,19 @@ def _rates(
     _ratio(f"secrets a second, {REFERENCES} references, against bao proxy", secrets, "30")
     _ratio("requests a second, 1 reference, against an empty handler", middle["one"].rate / middle["empty"].rate, None)
     _ratio("p99 over median, 1 reference", middle["one"].p99 / middle["one"].median, "at most 10")
-    _ratio("resident memory against bao proxy", _resident(broker) / _resident(proxy), "at most 1")
+
+
+def _memory(place: Sandbox, broker: Process, proxy_port: int, proxy: Process, arguments: argparse.Namespace) -> None:
+    """Bring both sides to the same number of requests, and compare what they hold then."""
+    asked = arguments.requests * arguments.rounds
+    _load(place, place.agent_port, "/v1/resolve", max(arguments.memory_requests - 2 * asked, LEAST), _asking_for(1))
+    _load(place, proxy_port, SECRET, max(arguments.memory_requests - asked, LEAST), b"")
+    ratio = _resident(broker) / _resident(proxy)
+    _ratio(f"resident memory against bao proxy, after {arguments.memory_requests} requests", ratio, "at most 1")
+
+
+def _asking_for(count: int) -> bytes:
+    return json.dumps({"references": [f"vault:secret/logflux#f{number}" for number in range(count)]}).encode()
 
 
 def _agent_start(place: Sandbox, rounds: int) -> None:
