@@ -180,16 +180,22 @@ class OpenBao:
         return len(self._ok("GET", "auth/token/accessors?list=true")["data"]["keys"])
 
     def request(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, namespace: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        namespace: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Send one request as the administrator and return its answer, whatever its status."""
-        headers = {"X-Vault-Token": self.root_token, "Content-Type": "application/json"}
+        sent = {"X-Vault-Token": self.root_token, "Content-Type": "application/json", **(headers or {})}
         if namespace:
-            headers["X-Vault-Namespace"] = namespace
+            sent["X-Vault-Namespace"] = namespace
         asked = urllib.request.Request(
             f"http://127.0.0.1:{self._admin_port}/v1/{path}",
             method=method,
-            headers=headers,
+            headers=sent,
             data=None if body is None else json.dumps(body).encode(),
         )
         try:

@@ -156,6 +156,8 @@ class StoreLogin:
             if error.status != FORBIDDEN:
                 raise unavailable(error) from None
             if not error.says_policy:
+                # A proof from before is none any more, so that readiness tells of the dead token at once.
+                session.proved = float("-inf")
                 return False
             # A policy was asked, so the token lives; only the broker's rights there are too narrow.
             _LOG.warning("store_rights_missing", path="auth/token/lookup-self", capability="read")
