@@ -91,9 +91,13 @@ class RunningBroker:
 
 @contextmanager
 def serving(
-    place: Sandbox, *, environment: dict[str, str] | None = None, wrapper: Sequence[str] = ()
+    place: Sandbox,
+    *,
+    environment: dict[str, str] | None = None,
+    wrapper: Sequence[str] = (),
+    module: str = "broker",
 ) -> Iterator[RunningBroker]:
-    command = [*wrapper, sys.executable, "-m", "broker", "serve", "--config", str(place.settings_file)]
+    command = [*wrapper, sys.executable, "-m", module, "serve", "--config", str(place.settings_file)]
     log = place.directory / "broker.log"
     with process(command, log=log, environment={**os.environ, **(environment or {})}) as child:
         wait_for(f"http://127.0.0.1:{place.operations_port}/readyz", child)

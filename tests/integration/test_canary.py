@@ -1,16 +1,21 @@
 """One canary value goes through every path, and is found only in the answer to its rightful reader."""
 
 import base64
+import hashlib
+import json
+import re
+import signal
 import subprocess
 import sys
 import urllib.parse
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from broker.cli.sandbox import SHIPPER, store_request
-from tests.running import RunningBroker, running
+from broker.cli.sandbox import SHIPPER, sandbox, store_request
+from tests.running import RunningBroker, audit, running, serving, wait_until
 
 CANARY = "Kanarie/4711+geheim&süß"
 
@@ -22,8 +27,13 @@ def spellings(value: str) -> dict[str, bytes]:
         "base64": base64.b64encode(raw),
         "base64 without padding": base64.urlsafe_b64encode(raw).rstrip(b"="),
         "url": urllib.parse.quote(value, safe="").encode(),
+        # Inside a longer text that is base64 as a whole, it may begin at each of three places.
+        "base64 behind 1 byte": base64.b64encode(b"x" + raw)[2:-4],
+        "base64 behind 2 bytes": base64.b64encode(b"xx" + raw)[3:-4],
         "hex": raw.hex().encode(),
-        "json": value.encode("unicode_escape"),
+        "hex in capitals": raw.hex().upper().encode(),
+        "json": json.dumps(value)[1:-1].encode(),
+        "python": value.encode("unicode_escape"),
     }
 
 
@@ -66,8 +76,6 @@ def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: Running
         broker.resolve("vault:secret/logflux?decode=base64#api_key"),
         broker.resolve("vault:secret/logflux?version=99#api_key"),
         broker.resolve("vault:secret/logflux#/api_key/deeper"),
-        # A caller may put the secret itself where a reference belongs.
-        broker.resolve(CANARY),
         broker.resolve("env:LOGFLUX_PAT", token=f"{base64.urlsafe_b64encode(CANARY.encode()).decode()}.e30.e30"),
         broker.post("/v1/resolve", f'{{"references": ["{CANARY}"], "{CANARY}": 1}}'.encode()),
         broker.post("/v1/resolve", f'{{"references": "{CANARY}"}}'.encode()),
@@ -76,23 +84,115 @@ def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: Running
         broker.post("/oauth2/token", f"grant_type=client_credentials&client_id={quoted}&scope=env%3AX", headers=form),
     ]
     places: dict[str, bytes] = {f"answer {number} ({a.status})": a.body for number, a in enumerate(others)}
+    places["answer to the secret itself"] = answer_to_the_secret_itself(broker)
     places["metrics"] = broker.operations("/metrics").body
+    places["OpenMetrics"] = broker.operations("/metrics", accept="application/openmetrics-text").body
+    assert places["OpenMetrics"].endswith(b"# EOF\n")
     places["readiness"] = broker.operations("/readyz").body
     for name in ("written", "no-such-directory/refused"):
         done = agent_get(broker, "--output", str(broker.place.directory / name), "vault:secret/logflux#api_key")
         places[f"get --output {name}"] = done.stdout + done.stderr
     assert (broker.place.directory / "written").read_text() == CANARY
-    places["command line"] = Path(f"/proc/{broker.child.handle.pid}/cmdline").read_bytes()
+    places["exec"] = agent_exec(broker)
+    for name, arguments in {
+        "audit search": ["search"],
+        "audit search --json": ["search", "--json"],
+        "audit verify": ["verify", "--json"],
+    }.items():
+        done = audit(broker, *arguments)
+        assert done.returncode == 0, done.stderr
+        places[name] = (done.stdout + done.stderr).encode()
+    for name in ("cmdline", "environ"):
+        # Where this is not root, the kernel keeps the environment even from the broker's own user.
+        with suppress(PermissionError):
+            places[name] = Path(f"/proc/{broker.child.handle.pid}/{name}").read_bytes()
+    places |= {f"{file.name} while it runs": file.read_bytes() for file in state_files(broker)}
     assert broker.terminate() == 0
     places["log"] = broker.child.log.read_bytes()
-    state = broker.place.directory / "state"
-    places |= {file.name: file.read_bytes() for file in state.iterdir() if file.is_file()}
+    assert b'"level":"debug"' in places["log"]
+    places |= {file.name: file.read_bytes() for file in state_files(broker)}
 
-    assert {"log", "metrics", "audit.db", "checkpoints.log"} <= places.keys()
-    found = [
+    assert {"log", "metrics", "cmdline", "audit.db", "audit.db-wal while it runs", "checkpoints.log"} <= places.keys()
+    assert all(places[name] for name in ("exec", "audit search", "audit.db-wal while it runs"))
+    assert found_in(places) == []
+
+
+def answer_to_the_secret_itself(broker: RunningBroker) -> bytes:
+    """Return what a caller gets who puts a secret where a reference belongs, without the echo of the reference."""
+    answer = broker.resolve(CANARY)
+    document = answer.json
+    assert document["results"][0].pop("reference") == CANARY
+    return json.dumps(document).encode()
+
+
+def found_in(places: dict[str, bytes]) -> list[tuple[str, str]]:
+    """Return where the canary is, and how it is spelled there."""
+    return [
         (place, spelling)
         for place, content in places.items()
         for spelling, needle in spellings(CANARY).items()
         if needle in content
     ]
-    assert found == []
+
+
+def state_files(broker: RunningBroker) -> list[Path]:
+    return [file for file in broker.place.database.parent.iterdir() if file.is_file()]
+
+
+CHILD = """
+import hashlib, os, sys
+assert hashlib.sha256(os.environ.pop("API_KEY").encode()).hexdigest() == sys.argv[1]
+for number in (os.getpid(), os.getppid()):
+    print(open(f"/proc/{number}/cmdline").read())
+print(os.environ)
+"""
+
+
+def agent_exec(broker: RunningBroker) -> bytes:
+    """Return all that can be seen of `broker exec` and its child, whose environment alone has the value."""
+    certificate, key = broker.place.certificate("shipper")
+    who = ["--url", broker.place.url, "--ca", broker.place.authority, "--cert", certificate, "--key", key]
+    digest = hashlib.sha256(CANARY.encode()).hexdigest()
+    wanted = ["--env", "API_KEY=vault:secret/logflux#api_key"]
+    command = [sys.executable, "-m", "broker", "exec", *wanted, *who, "--", sys.executable, "-c", CHILD, digest]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_no_object_that_holds_the_canary_shows_it_and_no_bug_tells_it() -> None:
+    surroundings = {"LOGFLUX_LOG_LEVEL": "debug", "CANARY": CANARY}
+    with sandbox(fresh_for="5m") as place:
+        data = {"data": {"api_key": CANARY, "endpoint": CANARY}}
+        store_request(place.store_address, place.store_token, "POST", "secret/data/logflux", data)
+        with serving(place, environment=surroundings, module="tests.injecting") as broker:
+            assert broker.resolve("vault:secret/logflux#api_key").json["results"][0]["value"] == CANARY
+            look_at_every_object(broker)
+            broker.child.handle.send_signal(signal.SIGUSR2)
+            wait_until(lambda: "SWITCHED ON" in broker.log)
+            answers = [
+                broker.resolve("vault:secret/logflux#api_key"),
+                broker.resolve("vault:secret/logflux?version=1#api_key"),
+                broker.resolve("vault:secret/logflux?version=1#api_key", require="any"),
+            ]
+            assert [answer.status for answer in answers] == [500] * 3
+            metrics = broker.operations("/metrics").body
+            look_at_every_object(broker)
+            assert broker.terminate() == 0
+        places: dict[str, bytes] = {f"answer {number}": answer.body for number, answer in enumerate(answers)}
+        places |= {"log": broker.child.log.read_bytes(), "metrics": metrics}
+        places |= {file.name: file.read_bytes() for file in state_files(broker)}
+    assert found_in(places) == []
+    # Each bug is told by its type and its place: in the handler, behind the cache, in a task and in a callback.
+    for kind in (b"ValueError", b"ArithmeticError", b"RuntimeError", b"LookupError"):
+        assert re.search(rb'"error":"%b","at":"injecting.py:[0-9]+"' % kind, places["log"]), kind
+
+
+def look_at_every_object(broker: RunningBroker) -> None:
+    before = broker.log.count("LOOKED")
+    broker.child.handle.send_signal(signal.SIGUSR1)
+    wait_until(lambda: broker.log.count("LOOKED") > before)
+    seen = re.findall(r"LOOKED objects=([0-9]+) holders=([0-9]+) shown=(.*)", broker.log)[-1]
+    assert int(seen[0]) >= 20
+    assert int(seen[1]) >= 1
+    assert seen[2] == "[]"
