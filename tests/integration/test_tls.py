@@ -69,6 +69,7 @@ class Served:
         self.now = time.time()
         self.peers = Peers(trust=EveryChain())
         self.listener: TlsListener
+        self.runner: web.AppRunner
         self.port = 0
 
     def report(self, result: HandshakeResult) -> None:
@@ -111,6 +112,7 @@ async def serving(
     application.router.add_get("/", served.answer)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
+    served.runner = runner
     sock = sock or bind("127.0.0.1", 0)
     served.port = sock.getsockname()[1]
     served.listener = TlsListener(
@@ -574,6 +576,55 @@ def test_stop_closes_the_port_and_leaves_open_connections_to_the_runner(
                 with pytest.raises(ConnectionRefusedError):
                     await asyncio.to_thread(dial, served.port, good)
                 assert await asyncio.to_thread(ask, connection) == SHIPPER
+
+    run(story())
+
+
+def test_who_has_connected_before_the_stop_may_still_ask(
+    run: Run[Any], authority: TestAuthority, good: ssl.SSLContext
+) -> None:
+    async def story() -> None:
+        async with serving(authority, handshake_seconds=60) as served:
+
+            async def end() -> None:
+                await served.listener.stop()
+                await served.runner.cleanup()
+
+            with await asyncio.to_thread(dial, served.port, good) as connection:
+                await served.reported()
+                ending = asyncio.create_task(end())
+                await asyncio.sleep(0)
+                assert await asyncio.to_thread(ask, connection) == SHIPPER
+            async with asyncio.timeout(5):
+                await ending
+
+    run(story())
+
+
+class StoppedSocket(socket.socket):
+    """Stops the listener just when it has accepted."""
+
+    stop: Callable[[], object]
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        accepted = super().accept()
+        self.stop()
+        return accepted
+
+
+def test_a_connection_that_is_accepted_just_when_the_listener_stops_is_answered(
+    run: Run[Any], authority: TestAuthority, good: ssl.SSLContext
+) -> None:
+    sock = StoppedSocket(fileno=bind("127.0.0.1", 0).detach())
+    sock.setblocking(False)
+
+    async def story() -> None:
+        async with serving(authority, sock=sock) as served:
+            accepting = served.listener._accepting
+            assert accepting is not None
+            # What `stop` does first, at the worst moment.
+            sock.stop = accepting.cancel
+            assert await asyncio.to_thread(visit, served.port, good) == SHIPPER
 
     run(story())
 
