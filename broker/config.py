@@ -1,24 +1,18 @@
-"""The settings of the broker: one frozen tree, read from a strict YAML file and the environment.
+"""The settings of the broker: one frozen tree; `config_source.py` reads it from a file and the environment.
 
 Unknown keys are refused, every limit carries its unit in its name, and no field holds a secret: a
 credential is named by the file that holds it. A provider's own section stays raw here; the model that
 belongs to it stands beside the provider, and `app.py` brings the two together.
 """
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-
-from broker import strict_yaml
-from broker.errors import DocumentInvalidError, SettingsInvalidError
 
 MEBIBYTE = 1024 * 1024
 Port = Annotated[int, Field(ge=0, le=65535)]
-ModelT = TypeVar("ModelT", bound=BaseModel)
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -166,68 +160,3 @@ class Settings(BaseSettings):
         """Let the environment win over the file, and use no other source."""
         del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
-
-
-def read_settings(file: Path | None, *, environment: Mapping[str, str] | None = None) -> Settings:
-    """Return the settings of `file` (`LOGFLUX_CONFIG` when it is None), completed from the environment.
-
-    Raises:
-        SettingsInvalidError: The file can't be read, or a setting is unknown, missing or wrong.
-
-    """
-    named = settings_file(file, environment=environment)
-    data = _read_file(named) if named else {}
-    try:
-        return Settings(**data)
-    except ValidationError as error:
-        raise SettingsInvalidError(_explain(error, named)) from None
-
-
-def settings_file(file: Path | None, *, environment: Mapping[str, str] | None = None) -> Path | None:
-    """Return the file that the settings come from: `file`, else what `LOGFLUX_CONFIG` names, else None."""
-    named = (os.environ if environment is None else environment).get("LOGFLUX_CONFIG")
-    return file or (Path(named) if named else None)
-
-
-def validate_section(model: type[ModelT], section: Mapping[str, Any], *, where: str) -> ModelT:
-    """Return `section` as `model`.
-
-    Raises:
-        SettingsInvalidError: It does not fit.
-
-    """
-    try:
-        return model.model_validate(dict(section))
-    except ValidationError as error:
-        raise SettingsInvalidError(_explain(error, None, prefix=where)) from None
-
-
-def _read_file(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_bytes()
-    except OSError as error:
-        message = f"{file}: {error.strerror}; name the settings file with --config or LOGFLUX_CONFIG"
-        raise SettingsInvalidError(message) from None
-    try:
-        data = strict_yaml.read(text, what="the settings").data
-    except DocumentInvalidError as error:
-        message = f"{file}: line {error.line}, column {error.column}: {error.detail}"
-        raise SettingsInvalidError(message) from None
-    if not isinstance(data, dict):
-        message = f"{file}: the settings are a mapping of names to values"
-        raise SettingsInvalidError(message)
-    return data
-
-
-def _explain(error: ValidationError, file: Path | None, *, prefix: str = "") -> str:
-    """Return every fault in one line, by place and message and never by input."""
-    faults = []
-    for fault in error.errors(include_input=False, include_url=False, include_context=False):
-        place = ".".join(str(part) for part in (*([prefix] if prefix else []), *fault["loc"]))
-        hint = (
-            ": no such setting; is it spelt as in docs/configuration.md?"
-            if fault["type"] == "extra_forbidden"
-            else f": {fault['msg']}"
-        )
-        faults.append(f"{place or 'settings'}{hint}")
-    return (f"{file}: " if file else "") + "; ".join(faults)

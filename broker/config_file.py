@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from broker.config import Settings, read_settings
+from broker.config import Settings
+from broker.config_source import read_settings
 from broker.errors import SettingsInvalidError
 from broker.reload import Accepted, PartName, Refused
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from broker.app import check_settings
-from broker.config import read_settings
+from broker.config_source import read_settings
 from broker.errors import BrokerError
 
 HELP = "find before the start what would fail after it"

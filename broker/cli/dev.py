@@ -7,7 +7,7 @@ from broker.app import Service
 from broker.cli.sandbox import Sandbox, sandbox
 from broker.cli.serve import configure_logging, serve
 from broker.cli.undumpable import forbid_dumps
-from broker.config import read_settings
+from broker.config_source import read_settings
 from broker.systemd.notify import ServiceManager
 
 HELP = "run a throw-away broker with a store, certificates and a sample policy"

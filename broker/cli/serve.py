@@ -13,7 +13,8 @@ from typing import Final
 
 from broker.app import Service
 from broker.cli.undumpable import forbid_dumps
-from broker.config import Settings, read_settings, settings_file
+from broker.config import Settings
+from broker.config_source import read_settings, settings_file
 from broker.errors import BrokerError
 from broker.logs import configure, report_loop_error
 from broker.systemd.activation import inherited_sockets

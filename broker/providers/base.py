@@ -5,13 +5,14 @@ raises only the `FetchError` family; a foreign exception never leaves it, and ne
 which may name hosts, paths or values.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import BaseModel
 
 from broker.clock import Clock
+from broker.finding import Finding
 from broker.reference import Source
 from broker.secret import Reading
 
@@ -85,8 +86,19 @@ class ProviderTools:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderEntry:
-    """One line of the table in `registry.py`: a scheme, its settings model, and its factory."""
+    """One line of the table in `registry.py`.
+
+    Attributes:
+        scheme: What its references begin with.
+        settings: The model of its section.
+        build: Makes the provider.
+        examine: Finds, before the start, what would fail after it; reads files, changes and sends nothing. Blocks.
+        reach: Returns when a built provider may look at a path, reading no secret; None when `ping` says it all.
+
+    """
 
     scheme: str
     settings: type[BaseModel]
     build: Callable[[BaseModel, ProviderTools], Provider]
+    examine: Callable[[BaseModel], Iterable[Finding]]
+    reach: Callable[[Provider, str], Awaitable[None]] | None = None

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Final
@@ -18,6 +18,7 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
+from broker.finding import Finding, FoundError, Severity
 from broker.key_file import read_private
 from broker.providers.base import ProviderTools
 from broker.providers.dotenv import read_dotenv
@@ -179,6 +180,35 @@ class EnvProvider:
         if known is None or known[0] != stamp or young:
             known = self._files[file] = (stamp, read_dotenv(self._reader(file), where=str(file)))
         return known[1]
+
+
+def examine_env(settings: EnvSettings) -> Iterator[Finding]:
+    """Find what would be missing or refused: files, names in two places, names that nothing sets. Blocks."""
+    values = {name: value.size for name, value in _variables(frozenset(settings.names)).items()}
+    for file in settings.env_files:
+        try:
+            found = read_dotenv(read_private(file), where=str(file))
+        except FoundError as error:
+            yield error.finding
+        except SettingsInvalidError as error:
+            why = error.detail.removeprefix(f"{file}: ")
+            yield Finding(code="env_file_invalid", where=str(file), why=why, fix="correct the line")
+        else:
+            for name in sorted(found.keys() & values.keys()):
+                why = f"sets {name}, which is set elsewhere too"
+                yield Finding(code="env_name_twice", where=str(file), why=why, fix="take one away")
+            values |= {name: value.size for name, value in found.items()}
+    for name in settings.names:
+        if values.get(name) or (name in values and settings.allow_empty):
+            continue
+        why = f"{name} is declared and {'empty' if name in values else 'not set'}, so its references are missing"
+        yield Finding(
+            code="env_name_unset",
+            where="providers.env.names",
+            why=why,
+            fix="set it in the broker's environment or in a file of env_files",
+            severity=Severity.WARNING,
+        )
 
 
 def _variables(names: frozenset[str]) -> dict[str, SecretValue]:

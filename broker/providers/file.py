@@ -4,10 +4,12 @@ import asyncio
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
@@ -21,6 +23,8 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
+from broker.finding import Finding, Severity
+from broker.key_file import unreadable
 from broker.providers.base import ProviderTools
 from broker.providers.beneath import Opener, open_beneath, open_root
 from broker.reference import Source
@@ -28,6 +32,8 @@ from broker.secret import Encoding, Reading, SecretDocument, SecretValue
 
 _CHUNK: Final = 65_536
 _TRIES: Final = 2
+# Enough to show how a volume is mounted; each file is gated again when it is read.
+_EXAMINED_FILES: Final = 1000
 # While a volume is swapped, a file may be gone for a moment; only a second look makes it missing.
 _PASSING: Final = frozenset({errno.ENOENT, errno.EAGAIN, errno.ESTALE})
 
@@ -239,6 +245,47 @@ def gate_directory(status: os.stat_result) -> None:
         mode = stat.S_IMODE(status.st_mode)
         message = f"mode {mode:04o}: others may write in a directory above this file; run: chmod go-w on it"
         raise SecretUnusableError(message)
+
+
+def examine_files(settings: FileSettings) -> Iterator[Finding]:
+    """Find roots that are not there, and files in them that would be refused. Blocks."""
+    for root in settings.roots:
+        try:
+            descriptor = _open_root(root)
+        except SourceUnavailableError as error:
+            why, _, fix = error.detail.removeprefix(f"{root.path}: ").partition("; ")
+            yield Finding(code="root_missing", where=str(root.path), why=why, fix=fix)
+            continue
+        try:
+            gate_directory(os.fstat(descriptor))
+        except SecretUnusableError as error:
+            why, _, fix = error.detail.partition("; ")
+            yield Finding(code="root_open", where=str(root.path), why=why, fix=fix)
+        finally:
+            os.close(descriptor)
+        yield from _refused_files(root)
+
+
+def _refused_files(root: RootSettings) -> Iterator[Finding]:
+    for path in islice(sorted(root.path.rglob("*")), _EXAMINED_FILES):
+        # Kubernetes keeps its generations in directories that begin with two dots; links lead there.
+        if path.name.startswith("..") or path.parent.name.startswith(".."):
+            continue
+        try:
+            status = path.stat()
+            if not stat.S_ISDIR(status.st_mode):
+                gate_file(root.kind, status, path=str(path))
+        except SecretUnusableError as error:
+            why, _, fix = error.detail.partition("; ")
+            yield Finding(
+                code="file_refused",
+                where=str(path),
+                why=why,
+                fix=fix or "replace it by a file of its own",
+                severity=Severity.WARNING,
+            )
+        except OSError as error:
+            yield replace(unreadable(path, error), severity=Severity.WARNING)
 
 
 def _allowed(kind: RootKind, status: os.stat_result) -> int:

@@ -17,7 +17,7 @@ from typing import Final
 
 from aiohttp import web
 
-from broker.errors import SettingsInvalidError
+from broker.finding import FoundError, found
 from broker.logs import EventLogger, error_fields
 from broker.web.connection import Place, PlacedConnection, SilentConnections
 from broker.web.tls import HandshakeOutcome, handshake_failure_reason
@@ -51,20 +51,19 @@ def bind(host: str, port: int) -> socket.socket:
     """Return a listening, non-blocking socket; port 0 takes a free one.
 
     Raises:
-        SettingsInvalidError: The address is none of this machine's, or the port is taken or not allowed.
+        FoundError: The address is none of this machine's, or the port is taken or not allowed.
 
     """
     if not 0 <= port <= _LAST_PORT:
         # The resolver would silently take what is left of it in 16 bits.
-        message = f"port {port}: is not between 0 and {_LAST_PORT}"
-        raise SettingsInvalidError(message)
+        raise found(f"port {port}", "port_invalid", f"is not between 0 and {_LAST_PORT}", "choose one between them")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError):
-        message = f"host {host!r}: is no address and no name that this machine knows"
-        raise SettingsInvalidError(message) from None
+        why = "is no address and no name that this machine knows"
+        raise found(f"host {host!r}", "host_unknown", why, "write an address, or mend the look-up of names") from None
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -74,20 +73,21 @@ def bind(host: str, port: int) -> socket.socket:
         sock.setblocking(False)
     except OSError as error:
         sock.close()
-        raise SettingsInvalidError(_why_not_bound(host, port, error)) from None
+        raise _why_not_bound(host, port, error) from None
     return sock
 
 
-def _why_not_bound(host: str, port: int, error: OSError) -> str:
+def _why_not_bound(host: str, port: int, error: OSError) -> FoundError:
+    where = f"port {port} on {host}"
     match error:
         case OSError(errno=errno.EADDRINUSE):
-            return f"port {port} on {host}: another process listens there; stop it or choose another port"
+            return found(where, "port_taken", "another process listens there", "stop it or choose another port")
         case OSError(errno=errno.EADDRNOTAVAIL):
-            return f"host {host!r}: is no address of this machine"
+            return found(f"host {host!r}", "host_foreign", "is no address of this machine", "choose one of its own")
         case OSError(errno=errno.EACCES | errno.EPERM):
-            return f"port {port} on {host}: not allowed for this user; choose a port from 1024 up"
+            return found(where, "port_forbidden", "not allowed for this user", "choose a port from 1024 up")
         case _:
-            return f"port {port} on {host}: {error.strerror}"
+            return found(where, "port_unusable", error.strerror or "can't be bound", "choose another port")
 
 
 class TlsListener:

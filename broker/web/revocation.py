@@ -30,6 +30,7 @@ class RevocationLists:
     Attributes:
         pem: What OpenSSL is given.
         revoked: What may not be used any more.
+        last_update: When the oldest of them begins, in wall seconds.
         next_update: When the first of them ends, in wall seconds.
         numbers: The number of each authority's list, by the authority's public key in DER.
 
@@ -37,6 +38,7 @@ class RevocationLists:
 
     pem: bytes
     revoked: frozenset[CertificateId]
+    last_update: float
     next_update: float
     numbers: Mapping[bytes, int]
 
@@ -83,6 +85,7 @@ def read_lists(
     return RevocationLists(
         pem=b"".join(crl.public_bytes(Encoding.PEM) for crl in lists.values()),
         revoked=frozenset((crl.issuer.public_bytes(), entry.serial_number) for crl in lists.values() for entry in crl),
+        last_update=min(crl.last_update_utc.timestamp() for crl in lists.values()),
         next_update=min(_end(crl).timestamp() for crl in lists.values()),
         numbers=numbers,
     )

@@ -11,7 +11,8 @@ import pytest
 from cloudcoil.models.cert_manager.v1 import Certificate, Issuer
 from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
 
-from broker.config import Settings, read_settings
+from broker.config import Settings
+from broker.config_source import read_settings
 from broker.policy_file import load_policy
 from broker.web.operations import LIVEZ_PATH, METRICS_PATH, READYZ_PATH
 from tests.manifests import (

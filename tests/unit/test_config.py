@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.config import read_settings
+from broker.config_source import read_settings
 from broker.errors import SettingsInvalidError
 
 ROOT = Path(__file__).parents[2]

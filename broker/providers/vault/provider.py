@@ -136,6 +136,24 @@ class VaultProvider:
                 raise SourceUnavailableError(message, retry_after=error.retry_after) from None
             raise
 
+    async def reach(self, path: str) -> None:
+        """Return when the broker may look at `path` in the store, whose mount holds secrets; reads no secret.
+
+        Raises:
+            UpstreamDeniedError: Nothing is mounted there, or the broker has no right to anything below it.
+            SecretUnusableError: The mount is no KV engine.
+            SourceUnavailableError: The store can't be asked.
+
+        """
+        try:
+            mount = await self._mounts.of(path)
+        except SecretMissingError:
+            # The path is that of the mount itself, which is there.
+            return
+        if not mount.is_kv:
+            message = f"the mount holds a {mount.kind} engine; engines other than KV are not supported by this version"
+            raise SecretUnusableError(message)
+
     async def aclose(self) -> None:
         """End the renewal and close the session; a second call does nothing."""
         await self._login.aclose()

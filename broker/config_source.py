@@ -1,0 +1,214 @@
+"""Where the settings come from: a strict YAML file, and the environment, which wins over it.
+
+Each setting remembers its origin, and each fault is told by its place in the file and never by its content.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import EnvSettingsSource, SettingsError
+
+from broker import strict_yaml
+from broker.config import Settings
+from broker.errors import DocumentInvalidError, SettingsInvalidError
+from broker.finding import Finding
+
+FILE_VARIABLE: Final = "LOGFLUX_CONFIG"
+_PREFIX: Final = "LOGFLUX_"
+_ModelT = TypeVar("_ModelT", bound=BaseModel)
+
+
+class OriginKind(StrEnum):
+    """What set a setting."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    ENVIRONMENT = "environment"
+    FLAG = "flag"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What set a setting, and where: `file:line`, the variable's name, the flag; empty for a default."""
+
+    kind: OriginKind
+    where: str = ""
+
+
+class SettingsFaultsError(SettingsInvalidError):
+    """The settings can't be used; `findings` has every fault."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        """Keep the findings, which make one line."""
+        super().__init__("; ".join(f"{finding.where}: {finding.why}" for finding in findings))
+        self.findings = tuple(findings)
+
+
+class SettingsSource:
+    """One settings file, read once, and what the environment sets beside it."""
+
+    def __init__(self, file: Path | None, *, environment: Mapping[str, str] | None = None) -> None:
+        """Read `file`, else the one that `LOGFLUX_CONFIG` names, else none.
+
+        Raises:
+            SettingsFaultsError: The file can't be read, or is no strict YAML.
+
+        """
+        self._environment = os.environ if environment is None else environment
+        self.file = settings_file(file, environment=self._environment)
+        by_flag = Origin(OriginKind.FLAG, "--config")
+        self.file_origin = by_flag if file else Origin(OriginKind.ENVIRONMENT, FILE_VARIABLE)
+        self._document = None if self.file is None else _read_file(self.file)
+
+    def settings(self) -> Settings:
+        """Return the settings.
+
+        Raises:
+            SettingsFaultsError: One is unknown, missing or wrong.
+
+        """
+        data = self._document.data if self._document else {}
+        try:
+            return Settings(**data) if isinstance(data, dict) else Settings()
+        except ValidationError as error:
+            raise SettingsFaultsError(self._faults(error)) from None
+        except SettingsError as error:
+            # Its text names the field and no value.
+            field = re.search(r'field "(\w+)"', str(error))
+            variable = self._variable((field[1],)) if field else "the environment"
+            why = "a variable that sets a whole section holds JSON, and this one does not"
+            finding = Finding(code="setting_invalid", where=variable, why=why, fix="write JSON, or set its parts")
+            raise SettingsFaultsError([finding]) from None
+
+    def section(self, model: type[_ModelT], section: Mapping[str, Any], *, path: tuple[str, ...]) -> _ModelT:
+        """Return the settings of one provider, which stand at `path`.
+
+        Raises:
+            SettingsFaultsError: One is unknown, missing or wrong.
+
+        """
+        try:
+            return model.model_validate(dict(section))
+        except ValidationError as error:
+            raise SettingsFaultsError(self._faults(error, path=path)) from None
+
+    def origin(self, path: tuple[str, ...]) -> Origin:
+        """Return what set the setting at `path`."""
+        if _has(_set_by_environment(), path):
+            return Origin(OriginKind.ENVIRONMENT, self._variable(path))
+        if self._document and _has(self._document.data, path):
+            return Origin(OriginKind.FILE, f"{self.file}:{self._document.key_place(path)[0]}")
+        return Origin(OriginKind.DEFAULT)
+
+    def _variable(self, path: tuple[str, ...]) -> str:
+        """Return the variable that set `path`: of its own name, or of a section above with JSON in it."""
+        names = {name.upper(): name for name in self._environment}
+        for length in range(len(path), 0, -1):
+            wanted = (_PREFIX + "__".join(path[:length])).upper()
+            if wanted in names:
+                return names[wanted]
+        return _PREFIX + "__".join(path).upper()
+
+    def _faults(self, error: ValidationError, *, path: tuple[str, ...] = ()) -> list[Finding]:
+        return [
+            _fault(fault["type"], fault["msg"], self._place((*path, *(str(part) for part in fault["loc"]))))
+            for fault in error.errors(include_input=False, include_url=False, include_context=False)
+        ]
+
+    def _place(self, path: tuple[str, ...]) -> str:
+        name = ".".join(path) or "settings"
+        origin = self.origin(path)
+        if origin.kind is OriginKind.DEFAULT:
+            return f"{self.file}: {name}" if self.file else name
+        return f"{origin.where}: {name}"
+
+
+def read_settings(file: Path | None, *, environment: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings of `file` (`LOGFLUX_CONFIG` when it is None), completed from the environment.
+
+    Raises:
+        SettingsFaultsError: The file can't be read, or a setting is unknown, missing or wrong.
+
+    """
+    return SettingsSource(file, environment=environment).settings()
+
+
+def settings_file(file: Path | None, *, environment: Mapping[str, str] | None = None) -> Path | None:
+    """Return the file that the settings come from: `file`, else what `LOGFLUX_CONFIG` names, else None."""
+    named = (os.environ if environment is None else environment).get(FILE_VARIABLE)
+    return file or (Path(named) if named else None)
+
+
+def validate_section(model: type[_ModelT], section: Mapping[str, Any], *, where: str) -> _ModelT:
+    """Return `section`, which stands at `where`, as `model`.
+
+    Raises:
+        SettingsFaultsError: It does not fit.
+
+    """
+    try:
+        return model.model_validate(dict(section))
+    except ValidationError as error:
+        faults = error.errors(include_input=False, include_url=False, include_context=False)
+        findings = [
+            _fault(fault["type"], fault["msg"], ".".join((where, *(str(part) for part in fault["loc"]))))
+            for fault in faults
+        ]
+        raise SettingsFaultsError(findings) from None
+
+
+def _fault(kind: str, message: str, where: str) -> Finding:
+    match kind:
+        case "extra_forbidden":
+            why, fix = "no such setting; is it spelt as in docs/configuration.md?", "correct its name, or remove it"
+            return Finding(code="setting_unknown", where=where, why=why, fix=fix)
+        case "missing":
+            return Finding(code="setting_missing", where=where, why=message, fix="set it")
+        case _:
+            return Finding(code="setting_invalid", where=where, why=message, fix="see docs/configuration.md")
+
+
+def _read_file(file: Path) -> strict_yaml.Document:
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        why = f"{error.strerror}; name the settings file with --config or {FILE_VARIABLE}"
+        raise _unreadable(file, why) from None
+    try:
+        document = strict_yaml.read(text, what="the settings")
+    except DocumentInvalidError as error:
+        raise _unreadable(file, f"line {error.line}, column {error.column}: {error.detail}") from None
+    if not isinstance(document.data, dict):
+        raise _unreadable(file, "the settings are a mapping of names to values")
+    return document
+
+
+def _unreadable(file: Path, why: str) -> SettingsFaultsError:
+    return SettingsFaultsError(
+        [Finding(code="settings_unreadable", where=str(file), why=why, fix="see deploy/config/broker.yaml")]
+    )
+
+
+def _set_by_environment() -> Mapping[str, Any]:
+    try:
+        return EnvSettingsSource(Settings)()
+    except ValueError:
+        # A variable that should hold JSON and does not; reading the settings has said so already.
+        return {}
+
+
+def _has(data: object, path: tuple[str, ...]) -> bool:
+    for step in path:
+        if isinstance(data, Mapping) and step in data:
+            data = data[step]
+        elif isinstance(data, list) and step.isdecimal() and int(step) < len(data):
+            data = data[int(step)]
+        else:
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""What would fail after the start, found before it: one module for each kind of thing."""
