@@ -6,8 +6,7 @@ Nothing else constructs collaborators, and only this module picks implementation
 import asyncio
 import os
 import socket
-import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,7 +27,7 @@ from broker.config import Settings
 from broker.config_file import SettingsFile
 from broker.descriptors import connections_within_limit
 from broker.config_source import validate_section
-from broker.errors import AuditUnavailableError, BrokerError, SettingsInvalidError, SourceUnavailableError
+from broker.errors import AuditUnavailableError, SettingsInvalidError, SourceUnavailableError
 from broker.issue import IssueToken
 from broker.key_file import load_or_create_secret
 from broker.logs import EventLogger, set_level
@@ -45,7 +44,7 @@ from broker.store.sqlite import SqliteTrailStore
 from broker.store.sqlite_reader import SqliteTrailReader
 from broker.systemd.activation import AGENTS, OPERATIONS
 from broker.tokens import SigningKey, TokenVerifier, public_jwks
-from broker.web.certificates import TlsFiles, read_pair, read_trust
+from broker.web.certificates import TlsFiles
 from broker.web.credentials import Credentials
 from broker.web.drain import Drain
 from broker.web.listener import HandshakeResult, TlsListener, bind
@@ -230,7 +229,7 @@ class Service:
         policy = PolicyFile(
             file=self.settings.policy_file, current=self._policy, metrics=self.metrics, clock=self.clock
         )
-        settings = SettingsFile(settings=self.settings, file=self._settings_file, set_log_level=_set_log_level)
+        settings = SettingsFile(settings=self.settings, file=self._settings_file, set_log_level=set_level)
         parts = (settings, self._credentials, policy)
         return Reloader(parts=parts, trail=self._trail, metrics=self.metrics)
 
@@ -393,29 +392,6 @@ def _private_directory(directory: Path) -> None:
         raise SettingsInvalidError(message)
 
 
-def check_settings(settings: Settings) -> list[BrokerError]:
-    """Return everything that would stop a broker with these settings, without starting one."""
-    files, now = tls_files(settings), time.time()
-    tools = ProviderTools(
-        clock=SystemClock(),
-        observer=Metrics(registry=CollectorRegistry(), version=version("logflux-broker")),
-        max_value_bytes=settings.limits.max_value_bytes,
-    )
-    checks: tuple[Callable[[], object], ...] = (
-        lambda: read_pair(files, now=now),
-        lambda: read_trust(files, now=now),
-        lambda: load_policy(settings.policy_file),
-        lambda: build_providers(settings, tools),
-    )
-    found: list[BrokerError] = []
-    for check in checks:
-        try:
-            check()
-        except BrokerError as error:
-            found.append(error)
-    return found
-
-
 def tls_files(settings: Settings) -> TlsFiles:
     """Return what the settings say about the listener's files."""
     tls = settings.tls
@@ -427,10 +403,6 @@ def tls_files(settings: Settings) -> TlsFiles:
         keep_stale=tls.on_stale_crl == "keep",
         minimum=tls.minimum,
     )
-
-
-def _set_log_level(level: str) -> None:
-    set_level(level)
 
 
 def provider_settings() -> dict[str, type[BaseModel]]:

@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Final
 
 from cryptography import x509
@@ -9,7 +10,15 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.finding import Finding, FoundError, Severity
-from broker.web.certificates import ClientTrust, ServerPair, TlsFiles, is_authority, read_certificates, read_pair, read_trust
+from broker.web.certificates import (
+    ClientTrust,
+    ServerPair,
+    TlsFiles,
+    is_authority,
+    read_certificates,
+    read_pair,
+    read_trust,
+)
 
 _SOON_SECONDS: Final = 30 * 86_400.0
 # Short-lived certificates are renewed at two thirds of their life; what has less than a fifth left is late.
@@ -81,7 +90,7 @@ def _is_named(host: str, dns: Sequence[str], addresses: Sequence[str]) -> bool:
 
 
 def _examine_chain(where: str, chain: Sequence[x509.Certificate], *, now: float) -> Iterator[Finding]:
-    for certificate, issuer in zip(chain, chain[1:], strict=False):
+    for certificate, issuer in pairwise(chain):
         try:
             certificate.verify_directly_issued_by(issuer)
         except (ValueError, TypeError, InvalidSignature):

@@ -56,14 +56,15 @@ def bind(host: str, port: int) -> socket.socket:
     """
     if not 0 <= port <= _LAST_PORT:
         # The resolver would silently take what is left of it in 16 bits.
-        raise found(f"port {port}", "port_invalid", f"is not between 0 and {_LAST_PORT}", "choose one between them")
+        where, why = f"port {port}", f"is not between 0 and {_LAST_PORT}"
+        raise found(where, "port_invalid", why, "choose one between them")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError):
-        why = "is no address and no name that this machine knows"
-        raise found(f"host {host!r}", "host_unknown", why, "write an address, or mend the look-up of names") from None
+        where, why = f"host {host!r}", "is no address and no name that this machine knows"
+        raise found(where, "host_unknown", why, "write an address, or mend the look-up of names") from None
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,0 +1,164 @@
+"""Everything that `broker check-config` looks at, in the order of the settings."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from importlib.metadata import version
+from itertools import takewhile
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from broker.app import tls_files
+from broker.clock import SystemClock
+from broker.config import Settings
+from broker.config_source import SettingsFaultsError, SettingsSource
+from broker.errors import FetchError, PolicyInvalidError, SettingsInvalidError, SourceUnavailableError
+from broker.finding import Finding, Severity
+from broker.metrics import Metrics
+from broker.policy.engine import Policy
+from broker.policy_file import load_policy
+from broker.preflight.places import examine_addresses, examine_state
+from broker.preflight.tls import examine_tls
+from broker.providers.base import Provider, ProviderEntry, ProviderTools
+from broker.providers.registry import entry_for
+
+_ONLINE_SECONDS: Final = 15.0
+_PATHS: Final = 100
+_ANYWHERE: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  Compared with, not bound to.
+
+
+def examine(source: SettingsSource, *, online: bool, running: bool) -> Iterator[Finding]:
+    """Find what would fail after the start, and leave no trace. Blocks.
+
+    Args:
+        source: The settings.
+        online: Also log in to the stores, and look at the mounts that the policy names.
+        running: The broker with these settings is running, so that its ports are taken by itself.
+
+    """
+    try:
+        settings = source.settings()
+    except SettingsFaultsError as error:
+        yield from error.findings
+        return
+    yield from examine_state(settings.state_directory)
+    if not running:
+        listen, operations = settings.listen, settings.operations
+        yield from examine_addresses((listen.host, listen.port), (operations.host, operations.port))
+    yield from examine_tls(tls_files(settings), hosts=_hosts(settings), now=time.time())
+    policy = None
+    try:
+        policy = load_policy(settings.policy_file)
+    except PolicyInvalidError as error:
+        yield _policy_finding(settings, error)
+    for scheme in settings.providers:
+        yield from _examine_provider(source, settings, scheme, policy, online=online)
+    if policy is not None:
+        yield from _switched_off(settings, policy)
+
+
+def _hosts(settings: Settings) -> list[str]:
+    named = [] if settings.listen.host in _ANYWHERE else [settings.listen.host]
+    return [*named, *(host.rsplit(":", 1)[0] for host in settings.listen.allowed_hosts)]
+
+
+def _policy_finding(settings: Settings, error: PolicyInvalidError) -> Finding:
+    file = str(settings.policy_file)
+    where = f"{file}:{error.line}:{error.column}" if error.line else file
+    return Finding(
+        code="policy_invalid",
+        where=where,
+        why=error.detail.removeprefix(f"{file}: "),
+        fix="see the examples in deploy/policies",
+    )
+
+
+def _switched_off(settings: Settings, policy: Policy) -> Iterator[Finding]:
+    used = {pattern.scheme for rule in policy.rules if rule.allows for pattern in rule.patterns}
+    for scheme in sorted(used - set(settings.providers)):
+        yield Finding(
+            code="policy_scheme_off",
+            where=str(settings.policy_file),
+            why=f"allows {scheme}: references, and the settings have no providers.{scheme}",
+            fix=f"add the section providers.{scheme}, or remove the rule",
+            severity=Severity.WARNING,
+        )
+
+
+def _examine_provider(
+    source: SettingsSource, settings: Settings, scheme: str, policy: Policy | None, *, online: bool
+) -> Iterator[Finding]:
+    where = f"providers.{scheme}"
+    try:
+        entry = entry_for(scheme)
+    except SettingsInvalidError as error:
+        why = error.detail.removeprefix(f"{where}: ")
+        yield Finding(code="provider_unknown", where=where, why=why, fix="correct the name of the section")
+        return
+    try:
+        model = source.section(entry.settings, settings.providers[scheme], path=("providers", scheme))
+    except SettingsFaultsError as error:
+        yield from error.findings
+        return
+    found = list(entry.examine(model))
+    yield from found
+    # With an error in its files a login would fail for sure, and stores count failed logins.
+    if online and all(each.severity is not Severity.ERROR for each in found):
+        # Outside of the loop, because a provider may read its files when it is made.
+        yield from asyncio.run(_ask(entry, entry.build(model, _tools(settings)), policy))
+
+
+async def _ask(entry: ProviderEntry, provider: Provider, policy: Policy | None) -> list[Finding]:
+    where = f"providers.{entry.scheme}"
+    found: list[Finding] = []
+    try:
+        async with asyncio.timeout(_ONLINE_SECONDS):
+            await provider.ping()
+            if policy is not None:
+                found = [finding async for finding in _denied(entry, provider, policy)]
+    except FetchError as error:
+        why, _, fix = error.detail.partition("; ")
+        found.append(
+            Finding(code="source_unavailable", where=where, why=why, fix=fix or "look at it and at the way there")
+        )
+    except TimeoutError:
+        why = f"did not answer within {_ONLINE_SECONDS:g} seconds"
+        found.append(Finding(code="source_unavailable", where=where, why=why, fix="look at it and at the way there"))
+    finally:
+        await provider.aclose()
+    return found
+
+
+async def _denied(entry: ProviderEntry, provider: Provider, policy: Policy) -> AsyncIterator[Finding]:
+    """Look at each path that the policy allows, as far as it names one."""
+    if entry.reach is None:
+        return
+    for path in _paths(entry.scheme, policy):
+        try:
+            await entry.reach(provider, path)
+        except SourceUnavailableError:
+            raise
+        except FetchError as error:
+            yield Finding(
+                code="source_denied",
+                where=f"{entry.scheme}:{path}",
+                why=f"the policy allows it, and {error.detail}",
+                fix="give the broker's role the right there, or remove the rule",
+            )
+
+
+def _paths(scheme: str, policy: Policy) -> list[str]:
+    found = {
+        "/".join(takewhile(lambda segment: "*" not in segment, pattern.segments))
+        for rule in policy.rules
+        if rule.allows
+        for pattern in rule.patterns
+        if pattern.scheme == scheme
+    }
+    return sorted(found - {""})[:_PATHS]
+
+
+def _tools(settings: Settings) -> ProviderTools:
+    metrics = Metrics(registry=CollectorRegistry(), version=version("logflux-broker"))
+    return ProviderTools(clock=SystemClock(), observer=metrics, max_value_bytes=settings.limits.max_value_bytes)
