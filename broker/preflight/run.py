@@ -101,12 +101,19 @@ def _examine_provider(
     except SettingsFaultsError as error:
         yield from error.findings
         return
-    found = list(entry.examine(model))
+    tools = _tools(settings)
+    found = list(entry.examine(model, tools))
     yield from found
+    if not online:
+        return
+    if entry.spends_credential(model):
+        why = "was not asked, because the login would use up its wrapped credential"
+        fix = "start the broker, and look at its readiness"
+        yield Finding(code="source_not_asked", where=where, why=why, fix=fix, severity=Severity.WARNING)
     # With an error in its files a login would fail for sure, and stores count failed logins.
-    if online and all(each.severity is not Severity.ERROR for each in found):
-        # Outside of the loop, because a provider may read its files when it is made.
-        yield from asyncio.run(_ask(entry, entry.build(model, _tools(settings)), policy))
+    elif all(each.severity is not Severity.ERROR for each in found):
+        # Made outside of the loop, because a provider may read its files then.
+        yield from asyncio.run(_ask(entry, entry.build(model, tools), policy))
 
 
 async def _ask(entry: ProviderEntry, provider: Provider, policy: Policy | None) -> list[Finding]:

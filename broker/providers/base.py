@@ -93,6 +93,7 @@ class ProviderEntry:
         settings: The model of its section.
         build: Makes the provider.
         examine: Finds, before the start, what would fail after it; reads files, changes and sends nothing. Blocks.
+        spends_credential: Tells whether a login uses its credential up, so that nobody may log in just to look.
         reach: Returns when a built provider may look at a path, reading no secret; None when `ping` says it all.
 
     """
@@ -100,5 +101,6 @@ class ProviderEntry:
     scheme: str
     settings: type[BaseModel]
     build: Callable[[BaseModel, ProviderTools], Provider]
-    examine: Callable[[BaseModel], Iterable[Finding]]
+    examine: Callable[[BaseModel, ProviderTools], Iterable[Finding]]
+    spends_credential: Callable[[BaseModel], bool] = lambda _settings: False
     reach: Callable[[Provider, str], Awaitable[None]] | None = None

@@ -8,7 +8,7 @@ from broker.errors import SettingsInvalidError
 from broker.providers.base import ProviderEntry
 from broker.providers.env import EnvProvider, EnvSettings, examine_env
 from broker.providers.file import FileProvider, FileSettings, examine_files
-from broker.providers.vault.examine import examine_vault
+from broker.providers.vault.examine import examine_vault, spends_credential
 from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.settings import VaultSettings
 
@@ -17,19 +17,20 @@ PROVIDERS: Final[tuple[ProviderEntry, ...]] = (
         scheme="env",
         settings=EnvSettings,
         build=lambda settings, tools: EnvProvider(settings=cast("EnvSettings", settings), tools=tools),
-        examine=lambda settings: examine_env(cast("EnvSettings", settings)),
+        examine=lambda settings, _tools: examine_env(cast("EnvSettings", settings)),
     ),
     ProviderEntry(
         scheme="file",
         settings=FileSettings,
         build=lambda settings, tools: FileProvider(settings=cast("FileSettings", settings), tools=tools),
-        examine=lambda settings: examine_files(cast("FileSettings", settings)),
+        examine=lambda settings, _tools: examine_files(cast("FileSettings", settings)),
     ),
     ProviderEntry(
         scheme="vault",
         settings=VaultSettings,
         build=lambda settings, tools: VaultProvider(settings=cast("VaultSettings", settings), tools=tools),
-        examine=lambda settings: examine_vault(cast("VaultSettings", settings)),
+        examine=lambda settings, tools: examine_vault(cast("VaultSettings", settings), tools),
+        spends_credential=lambda settings: spends_credential(cast("VaultSettings", settings)),
         reach=lambda provider, path: cast("VaultProvider", provider).reach(path),
     ),
 )

@@ -65,3 +65,13 @@ def test_a_path_of_the_policy_that_the_role_may_not_see_is_found(
     finally:
         policy.write_text(good)
     assert (status, finding["code"], finding["where"]) == (3, "source_denied", "vault:elsewhere/app")
+
+
+def test_a_wrapped_credential_is_not_used_up_just_to_look(place: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    good = place.settings_file.read_text()
+    place.settings_file.write_text(good.replace("secret_id_file:", "role_name: broker, wrapped_secret_id_file:"))
+    try:
+        status, [finding] = check(place, capsys)
+    finally:
+        place.settings_file.write_text(good)
+    assert (status, finding["code"], finding["severity"]) == (0, "source_not_asked", "warning")

@@ -7,43 +7,42 @@ from pathlib import Path
 from cryptography import x509
 
 from broker.errors import SourceUnavailableError
-from broker.finding import Finding, FoundError, Severity
-from broker.key_file import read_private, unreadable
-from broker.providers.vault.credential import read_credential
-from broker.providers.vault.settings import AuthSettings, VaultSettings
+from broker.finding import Finding, Severity
+from broker.providers.base import ProviderTools
+from broker.providers.vault.logins.methods import login_method
+from broker.providers.vault.material import MaterialFiles
+from broker.providers.vault.settings import VaultSettings
 
 
-def examine_vault(settings: VaultSettings) -> Iterator[Finding]:
-    """Find a credential that can't be read, and authorities of the store that can't be used. Blocks."""
-    yield from _examine_credential(settings.auth)
-    if settings.ca_file is not None:
-        yield from _examine_authorities(settings.ca_file)
-
-
-def _examine_credential(auth: AuthSettings) -> Iterator[Finding]:
-    secret = auth.token_file if auth.approle is None else auth.approle.secret_id_file
+def examine_vault(settings: VaultSettings, tools: ProviderTools) -> Iterator[Finding]:
+    """Find a credential that can't be read, and files of the way to the store that can't be used. Blocks."""
     try:
-        # By itself first: its error names the file, where that of a login names the setting only.
-        if secret is not None:
-            read_private(secret)
-        read_credential(auth)
-    except FoundError as error:
-        yield error.finding
+        login_method(settings.auth, observer=tools.observer).read()
     except SourceUnavailableError as error:
-        where, _, why = error.detail.partition(": ")
-        yield Finding(code="store_credential", where=where, why=why, fix="put a good credential in its file")
-
-
-def _examine_authorities(file: Path) -> Iterator[Finding]:
+        yield _unusable(error, code="store_credential", fix="put a good credential in its file")
     try:
-        authorities = x509.load_pem_x509_certificates(file.read_bytes())
-    except OSError as error:
-        yield unreadable(file, error)
-        return
-    except ValueError:
-        why = "holds no certificate in PEM form"
-        yield Finding(code="store_ca_malformed", where=str(file), why=why, fix="name the store's authorities")
-        return
+        MaterialFiles(settings=settings).read()
+    except SourceUnavailableError as error:
+        yield _unusable(error, code="store_files", fix="put a good file there")
+    else:
+        if settings.ca_file is not None and settings.uses_tls:
+            yield from _ended(settings.ca_file)
+
+
+def spends_credential(settings: VaultSettings) -> bool:
+    """Tell whether a login uses the credential up, so that nobody may log in just to look."""
+    approle = settings.auth.approle
+    return approle is not None and approle.wrapped_secret_id_file is not None
+
+
+def _unusable(error: SourceUnavailableError, *, code: str, fix: str) -> Finding:
+    where, _, why = error.detail.partition(": ")
+    why, _, told = why.partition("; ")
+    return Finding(code=code, where=where, why=why or "can't be used", fix=told or fix)
+
+
+def _ended(file: Path) -> Iterator[Finding]:
+    authorities = x509.load_pem_x509_certificates(file.read_bytes())
     ended = [each for each in authorities if each.not_valid_after_utc.timestamp() < time.time()]
     if ended:
         last = max(each.not_valid_after_utc for each in ended)
