@@ -25,8 +25,8 @@ from broker.cache import Cache
 from broker.clock import Clock, SystemClock
 from broker.config import Settings
 from broker.config_file import SettingsFile
-from broker.descriptors import connections_within_limit
 from broker.config_source import validate_section
+from broker.descriptors import connections_within_limit
 from broker.errors import AuditUnavailableError, SettingsInvalidError, SourceUnavailableError
 from broker.issue import IssueToken
 from broker.key_file import load_or_create_secret

@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from broker.cli.sandbox import free_port, process, wait_for
-from broker.config import Settings, read_settings
+from broker.config import Settings
+from broker.config_source import read_settings
 from broker.policy_file import load_policy
 from tests.kubelet import Pod
 

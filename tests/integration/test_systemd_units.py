@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from broker.cli.sandbox import sandbox
-from broker.config import read_settings
+from broker.config_source import read_settings
 from tests.confined import allowed_calls
 from tests.running import RunningBroker
 from tests.service_manager import supervisor
