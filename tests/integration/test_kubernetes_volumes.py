@@ -159,7 +159,7 @@ def test_a_new_policy_in_the_config_map_is_in_force_without_a_restart(cluster: C
 
 def test_check_config_finds_nothing_in_what_is_mounted(cluster: Cluster) -> None:
     (broker,) = cluster.pod.spec["containers"]
-    done = cluster.pod.exec({**broker, "args": ["check-config"]})
+    done = cluster.pod.exec({**broker, "args": ["check-config", "--running"]})
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
 
