@@ -46,6 +46,7 @@ VERBS: Final = (
     Verb("dev", "run a throw-away broker with a store, certificates and a sample policy", "broker.cli.dev"),
     Verb("demo", "show the whole path once, and clean up", "broker.cli.demo"),
     Verb("check-config", "find before the start what would fail after it", "broker.cli.check_config"),
+    Verb("config", "show the settings in effect, and what set each of them", "broker.cli.config"),
     Verb("health", "ask the broker of this machine whether it is ready", "broker.cli.health"),
     Verb("pki", "make certificates for development and small set-ups", "broker.cli.pki"),
     Verb("policy", "check a policy, or explain a decision", "broker.cli.policy"),
