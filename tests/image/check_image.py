@@ -38,7 +38,7 @@ def test_two_builds_of_one_commit_have_the_same_contents(builds: Builds, report:
 
 
 def test_the_image_adds_at_most_60_megabytes_to_its_base(builds: Builds, report: Report) -> None:
-    added = sum(path.stat().st_size for path in builds.first.added_to(builds.base).values())
+    added = sum(path.stat().st_size for path in builds.added.values())
     whole = sum(path.lstat().st_size for path in builds.first.files.values() if not path.is_dir())
     report.figure("size", f"{whole / 1e6:.1f} MB, of which {added / 1e6:.1f} MB above the base")
     assert added <= ADDED_BYTES
@@ -62,9 +62,8 @@ def test_the_image_names_its_version_and_its_commit(builds: Builds) -> None:
 
 
 def test_no_trace_of_the_builder_is_in_the_image(builds: Builds, package_index: PackageIndex) -> None:
-    added = builds.first.added_to(builds.base)
     for trace in (*package_index.traces(), str(ROOT).encode(), b"/src/broker"):
-        assert [name for name, path in added.items() if trace in path.read_bytes()] == []
+        assert [name for name, path in builds.added.items() if trace in path.read_bytes()] == []
         assert trace.decode() not in builds.first.history
     new = builds.first.files.keys() - builds.base.files.keys()
     assert {
@@ -77,8 +76,7 @@ def test_no_trace_of_the_builder_is_in_the_image(builds: Builds, package_index: 
 
 
 def test_no_private_key_is_in_the_image(builds: Builds) -> None:
-    added = builds.first.added_to(builds.base)
-    assert [name for name, path in added.items() if PRIVATE_KEY.search(path.read_bytes())] == []
+    assert [name for name, path in builds.added.items() if PRIVATE_KEY.search(path.read_bytes())] == []
 
 
 def test_nobody_but_root_may_change_what_the_image_adds(builds: Builds) -> None:

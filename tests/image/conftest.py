@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,11 @@ class Builds:
     first: Image
     second: Image
     revision: str
+
+    @cached_property
+    def added(self) -> dict[str, Path]:
+        """Return the files that the image adds to its base, or changes in it."""
+        return self.first.added_to(self.base)
 
 
 @dataclass(frozen=True)
