@@ -13,7 +13,7 @@ from broker.audit.checkpoint import load_or_create_checkpoint_key, notes_in
 from broker.audit.event import AuditEvent, EventKind, Outcome, ReferenceRecord
 from broker.audit.trail import Trail, TrailStore
 from broker.audit.verify import VerificationReport, verify
-from broker.clock import SystemClock
+from broker.clock import Clock, SystemClock
 from broker.errors import AuditUnavailableError
 from broker.metrics import Metrics
 from broker.store.sqlite import SqliteTrailStore
@@ -35,12 +35,18 @@ def event(name: str = "spiffe://example/shipper", reference: str = "vault:secret
     )
 
 
-async def build(directory: Path, store: TrailStore, registry: CollectorRegistry | None = None, **limits: Any) -> Trail:
+async def build(
+    directory: Path,
+    store: TrailStore,
+    registry: CollectorRegistry | None = None,
+    clock: Clock | None = None,
+    **limits: Any,
+) -> Trail:
     return Trail(
         store=store,
         key=await asyncio.to_thread(load_or_create_checkpoint_key, directory / "checkpoint.key"),
         checkpoints=directory / "checkpoints.log",
-        clock=SystemClock(),
+        clock=clock or SystemClock(),
         metrics=Metrics(registry=registry or CollectorRegistry(), version="0"),
         **limits,
     )

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from broker.audit.chain import HASH_BYTES
+from broker.audit.heartbeat import Heartbeat
 from broker.errors import SettingsInvalidError
 from broker.key_file import load_or_create_secret
 
@@ -42,6 +43,7 @@ class Checkpoint:
     size: int
     head: bytes
     time: str
+    heartbeat: Heartbeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class CheckpointKey:
             _base64(checkpoint.head),
             f"trail {checkpoint.trail_id}",
             f"time {checkpoint.time}",
+            f"beat {checkpoint.heartbeat.text}",
         )
         signed = "".join(line + "\n" for line in lines)
         signature = self.verifier.key_id + self._private_key.sign(signed.encode())
@@ -187,14 +190,16 @@ def _is_from(key: VerifierKey, name: str, data: bytes) -> bool:
 
 def _parse(lines: list[str], *, origin: str) -> Checkpoint | None:
     match lines:
-        case [first, size, head, trail, time, ""] if first == origin and size.isascii() and size.isdecimal():
-            data = _unbase64(head)
-            if len(data) == HASH_BYTES and trail.startswith("trail ") and time.startswith("time "):
+        case [first, size, head, trail, time, beat, ""] if first == origin and size.isascii() and size.isdecimal():
+            data, heartbeat = _unbase64(head), Heartbeat.parse(beat.removeprefix("beat "))
+            named = trail.startswith("trail ") and time.startswith("time ") and beat.startswith("beat ")
+            if len(data) == HASH_BYTES and named and heartbeat is not None:
                 return Checkpoint(
                     trail_id=trail.removeprefix("trail "),
                     size=int(size[:19]),
                     head=data,
                     time=time.removeprefix("time "),
+                    heartbeat=heartbeat,
                 )
     return None
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from broker.audit.verify import Tampering, VerificationReport
+from broker.audit.verify import VerificationReport
+from broker.audit.walk import Tampering
 from broker.errors import SettingsInvalidError
 
 

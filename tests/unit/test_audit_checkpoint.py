@@ -17,9 +17,16 @@ from broker.audit.checkpoint import (
     notes_in,
     open_note,
 )
+from broker.audit.heartbeat import Heartbeat
 from broker.errors import SettingsInvalidError
 
-CHECKPOINT = Checkpoint(trail_id="ab" * 16, size=42, head=bytes(range(32)), time="2026-01-31T12:00:00.000Z")
+CHECKPOINT = Checkpoint(
+    trail_id="ab" * 16,
+    size=42,
+    head=bytes(range(32)),
+    time="2026-01-31T12:00:00.000Z",
+    heartbeat=Heartbeat(run="cd" * 8, number=7, uptime_ms=360_250, interval_ms=60_000),
+)
 # The example key and note that golang.org/x/mod/sumdb/note publishes.
 GO_KEY = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
 GO_TEXT = b"If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n"

@@ -10,7 +10,9 @@ import pytest
 
 from broker.audit.chain import record_hash
 from broker.audit.checkpoint import load_or_create_checkpoint_key, notes_in
-from broker.audit.verify import Tampering, VerificationReport
+from broker.audit.verify import VerificationReport
+from broker.audit.walk import Tampering
+from tests.fakes import FakeClock
 from tests.trails import checked, event, running
 
 RECORDS = 12
@@ -284,3 +286,65 @@ def test_the_file_and_the_database_keep_the_same_checkpoints(place: Path) -> Non
     kept = [row[0] for row in connection.execute("SELECT note FROM checkpoint")]
     connection.close()
     assert kept == list(notes_in((place / "checkpoints.log").read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def beating(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("beating")
+
+    async def write() -> None:
+        async with running(directory, checkpoint_events=2) as trail:
+            for _ in range(RECORDS - 1):
+                await trail.append(event())
+
+    asyncio.run(write())
+    return directory
+
+
+def test_a_checkpoint_removed_from_both_places_is_found(beating: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(beating, tmp_path / "copy"))
+    assert checked(place).good
+    notes = list(notes_in((place / "checkpoints.log").read_bytes()))
+    assert len(notes) > 4
+    removed = notes.pop(2)
+    (place / "checkpoints.log").write_bytes(b"\n".join(notes))
+    change(place, "DELETE FROM checkpoint WHERE rowid = 3")
+    size = int(removed.split(b"\n")[1])
+    assert found(checked(place)) == [(Tampering.HEARTBEAT, size - 2)]
+
+
+def test_the_file_alone_is_enough_for_a_whole_heartbeat(beating: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(beating, tmp_path / "copy"))
+    change(place, "DELETE FROM checkpoint WHERE rowid = 3")
+    assert checked(place).good
+
+
+def test_records_that_went_on_without_a_checkpoint_are_found(tmp_path: Path) -> None:
+    clock = FakeClock()
+
+    async def write() -> None:
+        async with running(tmp_path, clock=clock) as trail:
+            await trail.append(event())
+            # The wall clock alone, so that the trail itself has no reason to sign.
+            clock.wall += 3600
+            await trail.append(event())
+
+    asyncio.run(write())
+    assert checked(tmp_path).good
+    # The last checkpoint, signed at the end, is taken away; the one of the start remains.
+    change(tmp_path, "DELETE FROM checkpoint WHERE rowid = 2")
+    first = next(notes_in((tmp_path / "checkpoints.log").read_bytes()))
+    (tmp_path / "checkpoints.log").write_bytes(first)
+    assert found(checked(tmp_path)) == [(Tampering.HEARTBEAT, 2)]
+
+
+async def test_a_checkpoint_that_could_not_be_written_leaves_no_hole(tmp_path: Path) -> None:
+    async with running(tmp_path, checkpoint_events=1) as trail:
+        (tmp_path / "checkpoints.log").rename(tmp_path / "aside")
+        (tmp_path / "checkpoints.log").mkdir()
+        await trail.append(event())
+        (tmp_path / "checkpoints.log").rmdir()
+        (tmp_path / "aside").rename(tmp_path / "checkpoints.log")
+        await trail.append(event())
+    report = await asyncio.to_thread(checked, tmp_path)
+    assert report.good, report.findings
