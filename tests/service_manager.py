@@ -4,15 +4,19 @@ import os
 import secrets
 import signal
 import socket
+import sqlite3
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.cli.sandbox import Process, Sandbox, process
 from broker.web.listener import bind
+from tests.running import RunningBroker
 
 # The descriptors begin at 3 and the variable names the process itself, so both are set where the broker begins.
 _HAND_OVER = """
@@ -121,3 +125,52 @@ def supervisor(place: Sandbox, *, hand_over: bool = True) -> Iterator[Supervisor
         ports = {"agents": place.agent_port, "operations": place.operations_port} if hand_over else {}
         sockets = {name: stack.enter_context(bind("127.0.0.1", port)) for name, port in ports.items()}
         yield Supervisor(place, notify, sockets)
+
+
+def events(place: Sandbox, kind: str) -> int:
+    with closing(sqlite3.connect(f"file:{place.database}?mode=ro", uri=True)) as database:
+        return int(database.execute("SELECT count(*) FROM record WHERE kind = ?", (kind,)).fetchone()[0])
+
+
+def assert_trail_is_whole(place: Sandbox) -> None:
+    command = [sys.executable, "-m", "broker", "audit", "verify", "--database", str(place.database)]
+    verified = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def ended(child: Process) -> tuple[int, str]:
+    status = child.handle.wait(timeout=30)
+    return status, child.log.read_text(errors="replace")
+
+
+def until(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.02)
+
+
+class Agent(threading.Thread):
+    """Connects anew for each request, one after the other, and keeps what went wrong."""
+
+    def __init__(self, broker: RunningBroker) -> None:
+        super().__init__(daemon=True)
+        self.broker = broker
+        self.answered = 0
+        self.failures: list[str] = []
+        self.enough = threading.Event()
+
+    def answer_some_more(self) -> None:
+        before = self.answered
+        until(lambda: self.answered > before + 5)
+
+    def run(self) -> None:
+        while not self.enough.is_set():
+            try:
+                answer = self.broker.resolve("env:LOGFLUX_PAT")
+            except Exception as error:  # noqa: BLE001  Whatever it is, the agent has failed.
+                self.failures.append(repr(error))
+            else:
+                self.answered += 1
+                if answer.status != 200:
+                    self.failures.append(f"{answer.status} {answer.body!r}")

@@ -16,11 +16,12 @@ from broker.cli.undumpable import forbid_dumps
 from broker.config import Settings
 from broker.config_source import read_settings, settings_file
 from broker.errors import BrokerError
-from broker.logs import configure, report_loop_error
+from broker.logs import EventLogger, configure, error_fields, report_loop_error
 from broker.systemd.activation import inherited_sockets
 from broker.systemd.notify import ServiceManager
 
 HELP = "run the broker"
+_LOG: Final = EventLogger("broker.serve")
 # Without a watchdog, what the manager was too slow to take is said again after half of this.
 _KEPT_SECONDS: Final = 2.0
 
@@ -115,7 +116,10 @@ async def reload_when(asked: asyncio.Event, reload: Callable[[], Awaitable[objec
         await asked.wait()
         asked.clear()
         manager.reloading()
-        await reload()
+        try:
+            await reload()
+        except Exception as error:  # noqa: BLE001  The broker serves on with what it has, and the next SIGHUP counts.
+            _LOG.error("reload_failed", **error_fields(error))
         manager.ready()
 
 

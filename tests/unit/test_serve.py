@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from broker.cli.serve import reload_when
 from broker.systemd.notify import ServiceManager
 from tests.service_manager import notify_socket
@@ -33,3 +35,26 @@ async def test_whatever_is_asked_for_during_a_reload_is_answered_by_one_more() -
         assert reloads == 2
         said = [(await asyncio.to_thread(told.next, seconds=5) or "").split("\n")[0] for _ in range(4)]
     assert said == ["RELOADING=1", "READY=1", "RELOADING=1", "READY=1"]
+
+
+async def test_a_reload_that_fails_is_logged_and_the_next_one_counts(caplog: pytest.LogCaptureFixture) -> None:
+    asked = asyncio.Event()
+    reloads = 0
+
+    async def reload() -> bool:
+        nonlocal reloads
+        reloads += 1
+        raise RuntimeError("hunter2")
+
+    manager = ServiceManager(address="")
+    task = asyncio.create_task(reload_when(asked, reload, manager))
+    for _ in range(2):
+        asked.set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+    manager.close()
+    assert reloads == 2
+    assert caplog.text.count("reload_failed") == 2
+    assert "hunter2" not in caplog.text
