@@ -1,4 +1,4 @@
-"""What a host does to a broker: signals at a wrong moment, and sockets, ports, disks, descriptors that are not there."""
+"""What a host does to a broker: signals at a wrong moment; sockets, ports, disks and descriptors that are not there."""
 
 import http.client
 import json
