@@ -116,7 +116,7 @@ def issue_certificate(
     if usage == "server" and not (dns or ips):
         message = "a server's certificate needs the DNS names or addresses that agents connect to"
         raise SettingsInvalidError(message)
-    authority, authority_key = _load_authority(directory)
+    authority, authority_key = load_authority(directory)
     _refuse_to_overwrite(directory, name)
     start, end = _validity(days)
     if end - authority.not_valid_after_utc >= dt.timedelta(days=1):
@@ -206,10 +206,20 @@ def _common_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _validity(days: int) -> tuple[dt.datetime, dt.datetime]:
+def require_days(days: int) -> None:
+    """Refuse a validity that is none, or longer than anybody means.
+
+    Raises:
+        SettingsInvalidError: It is.
+
+    """
     if not 1 <= days <= _DAYS_LIMIT:
         message = f"{days} days: ask for 1 to {_DAYS_LIMIT}"
         raise SettingsInvalidError(message)
+
+
+def _validity(days: int) -> tuple[dt.datetime, dt.datetime]:
+    require_days(days)
     # Certificates count whole seconds.
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
     return now - _CLOCK_SKEW, now + dt.timedelta(days=days)
@@ -221,7 +231,13 @@ def _new_key(key_type: KeyType) -> _PrivateKey:
     return rsa.generate_private_key(public_exponent=_RSA_EXPONENT, key_size=_RSA_BITS)
 
 
-def _load_authority(directory: Path) -> tuple[x509.Certificate, _PrivateKey]:
+def load_authority(directory: Path) -> tuple[x509.Certificate, _PrivateKey]:
+    """Return the authority in `directory`, and its key.
+
+    Raises:
+        SettingsInvalidError: There is none, or a file of it can't be used.
+
+    """
     file, key_file = directory / "ca.crt", directory / "ca.key"
     try:
         certificate = x509.load_pem_x509_certificate(file.read_bytes())

@@ -97,7 +97,6 @@ class Reloader:
         self._metrics = metrics
         self._seconds = seconds
         self._turn = asyncio.Lock()
-        self._waiting: asyncio.Task[bool] | None = None
         self._in_force: list[_Stamp] = [() for _ in parts]
 
     async def watch(self) -> None:
@@ -122,19 +121,8 @@ class Reloader:
                     await self._reload(changed)
 
     async def reload(self) -> bool:
-        """Read every part again; return whether all of them are in force as their files stand.
-
-        A call while another one waits for its turn is answered by that one, so that a thousand signals
-        cost two reloads.
-        """
-        if self._waiting is None:
-            self._waiting = asyncio.create_task(self._reload_in_turn())
-        return await asyncio.shield(self._waiting)
-
-    async def _reload_in_turn(self) -> bool:
+        """Read every part again; return whether all of them are in force as their files stand."""
         async with self._turn:
-            # From here on the files are being read: who calls now may mean a later state of them.
-            self._waiting = None
             return await self._reload(self._parts)
 
     async def _reload(self, parts: Sequence[Part]) -> bool:

@@ -1,4 +1,4 @@
-"""`broker pki`: make an authority, and certificates for the broker and its agents."""
+"""`broker pki`: make an authority, certificates for the broker and its agents, and revoke them."""
 
 import argparse
 import json
@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Final
 
 from broker.pki import Made, create_authority, issue_certificate
+from broker.pki_revocation import write_revocation_list
 
 HELP = "make certificates for development and small set-ups"
 EXIT_DONE: Final = 0
 _AUTHORITY_DAYS: Final = 3650
 _LEAF_DAYS: Final = 90
+_LIST_DAYS: Final = 30
 
 _EPILOG: Final = """\
 exit status:
@@ -22,6 +24,8 @@ examples:
   broker pki init --dir pki
   broker pki issue broker --dir pki --server --dns localhost --ip 127.0.0.1
   broker pki issue shipper --dir pki --agent --spiffe spiffe://prod.example/logflux/shipper
+  broker pki revoke --dir pki pki/shipper.crt      # the next ca.crl, with this certificate in it
+  broker pki revoke --dir pki                      # the next ca.crl, before the last one ends
 """
 
 
@@ -32,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     authority = commands.add_parser("init", help="make a new certificate authority")
     authority.add_argument("--name", default="logflux-broker CA", metavar="NAME", help="its common name")
     _common(authority, days=_AUTHORITY_DAYS)
+    revoke = commands.add_parser("revoke", help="write the authority's next revocation list, DIR/ca.crl")
+    revoke.add_argument("certificates", nargs="*", type=Path, metavar="FILE", help="certificates to add to it")
+    _common(revoke, days=_LIST_DAYS, keys=False)
     leaf = commands.add_parser("issue", help="issue a certificate for the broker or for an agent")
     leaf.add_argument("name", metavar="NAME", help="name of the files, NAME.crt and NAME.key, and its common name")
     usage = leaf.add_mutually_exclusive_group(required=True)
@@ -50,6 +57,16 @@ def run(arguments: argparse.Namespace) -> int:
         SettingsInvalidError: A file is in the way or missing, or a name is unusable.
 
     """
+    if arguments.pki_command == "revoke":
+        listed = write_revocation_list(arguments.dir, revoke=arguments.certificates, days=arguments.days)
+        report = {
+            "list": str(listed.file),
+            "number": str(listed.number),
+            "revoked": str(listed.revoked),
+            "not_after": f"{listed.not_after:%Y-%m-%dT%H:%M:%SZ}",
+        }
+        _print(report, as_json=arguments.json)
+        return EXIT_DONE
     if arguments.pki_command == "init":
         made = create_authority(
             arguments.dir, common_name=arguments.name, days=arguments.days, key_type=arguments.key_type
@@ -65,19 +82,23 @@ def run(arguments: argparse.Namespace) -> int:
             days=arguments.days,
             key_type=arguments.key_type,
         )
-    report = _report(made)
-    if arguments.json:
+    _print(_report(made), as_json=arguments.json)
+    return EXIT_DONE
+
+
+def _print(report: dict[str, str], *, as_json: bool) -> None:
+    if as_json:
         print(json.dumps(report, indent=2))
     else:
         for title, text in report.items():
             print(f"{title:12} {text}")
-    return EXIT_DONE
 
 
-def _common(parser: argparse.ArgumentParser, *, days: int) -> None:
+def _common(parser: argparse.ArgumentParser, *, days: int, keys: bool = True) -> None:
     parser.add_argument("--dir", type=Path, required=True, metavar="DIR", help="directory of the authority")
     parser.add_argument("--days", type=int, default=days, metavar="N", help=f"days that it is valid ({days})")
-    parser.add_argument("--key-type", choices=("ec", "rsa4096"), default="ec", help="EC P-256 (ec) or RSA-4096")
+    if keys:
+        parser.add_argument("--key-type", choices=("ec", "rsa4096"), default="ec", help="EC P-256 (ec) or RSA-4096")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
