@@ -7,6 +7,9 @@ case "${1:-tests}" in
   tests)
     for package in prometheus prometheus-alertmanager prometheus-node-exporter; do need "$package"; done
     need kubectl kubernetes-client
+    need squid
+    need danted dante-server
+    need openssl
     need systemd-analyze systemd
     ;;
   image)

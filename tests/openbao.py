@@ -44,7 +44,13 @@ class OpenBao:
     """One server in a process of its own; every method is what an administrator would do to it."""
 
     def __init__(
-        self, directory: Path, *, durable: bool = False, tls: Files | None = None, lockout: bool = False
+        self,
+        directory: Path,
+        *,
+        durable: bool = False,
+        tls: Files | None = None,
+        client_ca: Path | None = None,
+        lockout: bool = False,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -59,6 +65,7 @@ class OpenBao:
         self.unseal_key = ""
         self.log = directory / "openbao.log"
         self._tls = tls
+        self._client_ca = client_ca
         self._lockout = lockout
         self._children: list[subprocess.Popen[bytes]] = []
         # Runs when the object goes and at the exit of the interpreter, whichever comes first.
@@ -242,9 +249,14 @@ class OpenBao:
         )
         listeners = ""
         if self._tls:
+            demand = (
+                f' tls_require_and_verify_client_cert = true\n tls_client_ca_file = "{self._client_ca}"\n'
+                if self._client_ca
+                else ""
+            )
             listeners = (
                 f'listener "tcp" {{\n address = "127.0.0.1:{self.port}"\n'
-                f' tls_cert_file = "{self._tls.certificate}"\n tls_key_file = "{self._tls.key}"\n}}\n'
+                f' tls_cert_file = "{self._tls.certificate}"\n tls_key_file = "{self._tls.key}"\n{demand}}}\n'
             )
         return (
             f"{storage}{listeners}"

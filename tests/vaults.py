@@ -86,11 +86,18 @@ def _keep(provider: VaultProvider) -> None:
     """Do nothing where nobody closes."""
 
 
-def provider_of(address: str, auth: dict[str, Any], *, seen: Seen | None = None, **settings: Any) -> VaultProvider:
+def provider_of(
+    address: str | list[str], auth: dict[str, Any], *, seen: Seen | None = None, **settings: Any
+) -> VaultProvider:
     seen = seen or Seen()
     provider = VaultProvider(
         settings=VaultSettings.model_validate(
-            {"address": address, "auth": auth, "requests_per_second": 1000, **settings}
+            {
+                "address" if isinstance(address, str) else "addresses": address,
+                "auth": auth,
+                "requests_per_second": 1000,
+                **settings,
+            }
         ),
         tools=ProviderTools(clock=seen, observer=seen, max_value_bytes=1_048_576),
     )

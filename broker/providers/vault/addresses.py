@@ -65,10 +65,14 @@ class AddressBook:
             await self._flights.run("search", lambda: self._search(failed=address))
         return self._current if self._current != address else None
 
-    async def prefer_active(self) -> None:
-        """Look for an active address, because the current one is a standby."""
-        if self._may_search():
+    async def reconsider(self, address: str) -> str | None:
+        """Return a better address than `address`, which is a standby or slow; None when there is none.
+
+        As `leave`, but `address` is asked too, and stays the current one when it is the best.
+        """
+        if self._current == address and self._may_search():
             await self._flights.run("search", lambda: self._search(failed=None))
+        return self._current if self._current != address else None
 
     def listed(self, location: str) -> str | None:
         """Return the configured address that an absolute `location` points to; None for anywhere else."""
@@ -90,7 +94,9 @@ class AddressBook:
     async def _search(self, *, failed: str | None) -> None:
         asked = [address for address in self._addresses if address != failed]
         found = await asyncio.gather(*(self._probe(address) for address in asked))
-        self._searched = self._clock.monotonic()
+        if self._chosen:
+            # Moving to and fro would cost a login each time, where the addresses are stores of their own.
+            self._searched = self._clock.monotonic()
         self._chosen = True
         for wanted in (Health.ACTIVE, Health.STANDBY):
             for address, health in zip(asked, found, strict=True):
@@ -104,8 +110,6 @@ class AddressBook:
         place = self._addresses.index(address) + 1
         _LOG.warning("store_address_changed", place=place, of=len(self._addresses))
         self._current = address
-        # A store that has just failed may fail again at once, and everybody would have to log in each time.
-        self._searched = float("-inf")
         if place > 1 and self._way_back is None:
             self._way_back = asyncio.create_task(self._return(), context=untraced())
 

@@ -18,6 +18,10 @@ class NothingSentError(SourceUnavailableError):
     """No byte of the request has left, so it may be sent later whatever it does."""
 
 
+class NoTurnError(NothingSentError):
+    """Budget or connections were not free in time."""
+
+
 class UnreachableError(WayError, NothingSentError):
     """The address can't be reached; another may."""
 

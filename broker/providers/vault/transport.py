@@ -11,7 +11,7 @@ from broker.providers.base import UpstreamObserver
 from broker.providers.vault.addresses import AddressBook, Health
 from broker.providers.vault.budget import Budget
 from broker.providers.vault.connection import StoreConnection
-from broker.providers.vault.failures import LostError, NothingSentError, WayError
+from broker.providers.vault.failures import LostError, NothingSentError, NoTurnError, WayError
 from broker.providers.vault.request import StoreRequest, StoreResponse
 from broker.providers.vault.sessions import SessionPool
 from broker.providers.vault.settings import VaultSettings
@@ -59,6 +59,12 @@ class StoreTransport:
         address = await self._addresses.current()
         try:
             response = await self._send_once(address, request)
+        except NoTurnError:
+            # Connections that hang keep everybody else waiting; another address may be free of them.
+            other = await self._addresses.reconsider(address)
+            if other is None:
+                raise
+            return await self._send_once(other, request)
         except WayError as error:
             # What was lost may have been done: only what does no harm is asked again.
             if not (isinstance(error, NothingSentError) or request.may_repeat):
@@ -77,7 +83,7 @@ class StoreTransport:
 
     async def prefer_active(self) -> None:
         """Go over to an active address when there is one: the current one has said that it is a standby."""
-        await self._addresses.prefer_active()
+        await self._addresses.reconsider(await self._addresses.current())
 
     async def aclose(self) -> None:
         """Close the connections for good; a second call does nothing."""
@@ -127,7 +133,7 @@ class StoreTransport:
         except TimeoutError:
             self._count_budget(refused=1)
             message = "more reads wait for the store than the broker's budget lets through in time"
-            raise NothingSentError(message, retry_after=1.0) from None
+            raise NoTurnError(message, retry_after=1.0) from None
 
     def _count_budget(self, *, refused: int = 0) -> None:
         throttled, self._throttled = self._budget.throttled - self._throttled, self._budget.throttled

@@ -1,0 +1,374 @@
+"""How the broker gets to its store: fail-over, trust, pins, redirects, and nothing that mints sent twice."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.errors import SourceUnavailableError
+from broker.providers.vault.provider import VaultProvider
+from broker.providers.vault.request import StoreRequest
+from broker.providers.vault.trust import spki_pin
+from broker.reference import parse
+from tests.certificates import Files as Pair
+from tests.certificates import TestAuthority
+from tests.openbao import Files, OpenBao
+from tests.vaults import Seen, closing, private, provider_of
+
+__all__ = ["closing"]
+
+READER = 'path "secret/data/*" { capabilities = ["read"] }'
+SECRET = parse("vault:secret/way#v").source
+SPARE = "sha256/" + "A" * 43 + "="
+
+
+# Several addresses.
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[OpenBao, OpenBao]]:
+    """Two stores with the same role and different values: the value tells which of them was read."""
+    stores = tuple(OpenBao(tmp_path_factory.mktemp(name)) for name in ("one", "two"))
+    for store, value in zip(stores, ("first", "second"), strict=True):
+        store.policy("reader", READER)
+        store.put_secret("way", v=value)
+        store.approle("broker", ["reader"])
+        store.write("auth/approle/role/broker/role-id", {"role_id": "the-broker"})
+        store.write("auth/approle/role/broker/custom-secret-id", {"secret_id": "the-secret-id-of-the-broker"})
+    yield stores[0], stores[1]
+    for store in stores:
+        store.close()
+
+
+def provider_over(stores: tuple[OpenBao, ...], directory: Path, seen: Seen, **settings: Any) -> VaultProvider:
+    file = private(directory / "secret_id", "the-secret-id-of-the-broker")
+    auth = {"approle": {"role_id": "the-broker", "secret_id_file": str(file)}}
+    named = {"probe_seconds": 0.1, "return_seconds": 0.3, "total_seconds": 1.0, **settings}
+    return provider_of([store.address for store in stores], auth, seen=seen, **named)
+
+
+async def value(provider: VaultProvider) -> str:
+    reading = await provider.fetch(SECRET)
+    return reading.document.select(("v",)).reveal().decode()
+
+
+async def test_the_first_address_is_asked_as_long_as_it_serves(pair: tuple[OpenBao, OpenBao], tmp_path: Path) -> None:
+    seen = Seen()
+    provider = provider_over(pair, tmp_path, seen)
+    assert {await value(provider) for _ in range(20)} == {"first"}
+    assert seen.count("health") == 2, "each address was asked once, at the start"
+
+
+@pytest.mark.parametrize("fault", ["stop", "seal"])
+async def test_another_address_serves_while_the_first_fails_and_the_first_again_when_it_is_steady(
+    pair: tuple[OpenBao, OpenBao], tmp_path: Path, fault: str
+) -> None:
+    first, _ = pair
+    seen = Seen()
+    provider = provider_over(pair, tmp_path, seen)
+    assert await value(provider) == "first"
+    await asyncio.to_thread(getattr(first, fault))
+    found = await asyncio.gather(*(value(provider) for _ in range(50)))
+    assert set(found) == {"second"}, "no read failed"
+    assert seen.count("login") == 2, "one login for each store"
+    await asyncio.to_thread(first.cont if fault == "stop" else first.unseal)
+    assert await value(provider) == "second", "it has to be steady first"
+    async with asyncio.timeout(20):
+        while await value(provider) != "first":  # noqa: ASYNC110  What is waited for is the store.
+            await asyncio.sleep(0.05)
+
+
+async def test_all_addresses_down_is_unavailable_and_costs_few_questions(
+    pair: tuple[OpenBao, OpenBao], tmp_path: Path
+) -> None:
+    seen = Seen()
+    provider = provider_over(pair, tmp_path, seen, probe_seconds=60)
+    await value(provider)
+    for store in pair:
+        await asyncio.to_thread(store.seal)
+    for _ in range(30):
+        with pytest.raises(SourceUnavailableError, match="sealed"):
+            await value(provider)
+    assert seen.count("health") <= 4
+    for store in pair:
+        await asyncio.to_thread(store.unseal)
+    assert await value(provider) in {"first", "second"}
+
+
+async def test_an_address_that_is_dead_at_the_start_is_passed_over(
+    pair: tuple[OpenBao, OpenBao], tmp_path: Path
+) -> None:
+    file = private(tmp_path / "secret_id", "the-secret-id-of-the-broker")
+    auth = {"approle": {"role_id": "the-broker", "secret_id_file": str(file)}}
+    provider = provider_of(["http://127.0.0.1:1", pair[1].address], auth)
+    assert await value(provider) == "second"
+    await provider.ping()
+
+
+# What a server that is no store shows of the broker.
+
+
+class Script:
+    """Answers each path as it was told; `asked` is every request with its headers."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, bytes] = {}
+        self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.address = ""
+
+    def count(self, path: str) -> int:
+        return sum(1 for _, asked, _ in self.asked if asked == path)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        except asyncio.IncompleteReadError:
+            writer.close()
+            return
+        method, path, _ = head[0].split()
+        self.asked.append((method, path, dict(line.split(": ", 1) for line in head[1:] if line)))
+        # What has no answer is hung up on, after the whole request has arrived.
+        writer.write(self.answers.get(path, b""))
+        await writer.drain()
+        writer.close()
+
+
+def answer(document: object, *, status: str = "200 OK", more: str = "") -> bytes:
+    body = json.dumps(document).encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{more}"
+    return f"{head}Connection: close\r\n\r\n".encode() + body
+
+
+@asynccontextmanager
+async def script(**answers: bytes) -> AsyncIterator[Script]:
+    it = Script()
+    it.answers = {
+        "/v1/sys/health": answer({"sealed": False}),
+        "/v1/auth/token/lookup-self": answer({"data": {"ttl": 0, "renewable": False}}),
+        "/v1/sys/internal/ui/mounts/secret/way": answer(
+            {"data": {"path": "secret/", "type": "kv", "options": {"version": "2"}, "uuid": "u"}}
+        ),
+        "/v1/secret/data/way": answer({"data": {"data": {"v": "scripted"}, "metadata": {"version": 1}}}),
+        **{f"/v1/{path}": text for path, text in answers.items()},
+    }
+    server = await asyncio.start_server(it.serve, "127.0.0.1", 0)
+    it.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    yield it
+    server.close()
+
+
+def scripted_provider(directory: Path, *addresses: str, **settings: Any) -> VaultProvider:
+    file = private(directory / "token", "s.canary")
+    return provider_of(list(addresses), {"token_file": str(file)}, **settings)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST", "DELETE"])
+async def test_a_request_that_may_mint_is_sent_once_to_a_server_that_hangs_up(tmp_path: Path, method: str) -> None:
+    async with script() as one, script() as two:
+        provider = scripted_provider(tmp_path, one.address, two.address)
+        path = "/v1/database/creds/app"
+        with pytest.raises(SourceUnavailableError, match="lost"):
+            await provider._transport.send(StoreRequest(method=method, path=path, headers={}))
+        assert one.count(path) + two.count(path) == 1
+        await provider.aclose()
+
+
+async def test_a_read_that_was_lost_is_asked_once_more_at_another_address(tmp_path: Path) -> None:
+    async with script() as one, script() as two:
+        del one.answers["/v1/secret/data/way"]
+        provider = scripted_provider(tmp_path, one.address, two.address)
+        assert await value(provider) == "scripted"
+        assert (one.count("/v1/secret/data/way"), two.count("/v1/secret/data/way")) == (1, 1)
+        await provider.aclose()
+
+
+async def test_a_redirect_to_a_listed_address_is_taken_once(tmp_path: Path) -> None:
+    async with script() as one, script() as two:
+        for here, there in ((one, two), (two, one)):
+            more = f"Location: {there.address}/v1/anything/else\r\n"
+            here.answers["/v1/secret/data/loop"] = answer({}, status="307 Temporary Redirect", more=more)
+        one.answers["/v1/secret/data/way"] = answer(
+            {}, status="307 Temporary Redirect", more=f"Location: {two.address}/v1/sys/seal\r\n"
+        )
+        provider = scripted_provider(tmp_path, one.address, two.address)
+        assert await value(provider) == "scripted"
+        assert two.count("/v1/sys/seal") == 0, "the path of a redirect is never taken"
+        with pytest.raises(SourceUnavailableError, match="redirects to another address"):
+            await provider.fetch(parse("vault:secret/loop#v").source)
+        assert one.count("/v1/secret/data/loop") + two.count("/v1/secret/data/loop") == 2
+        await provider.aclose()
+
+
+@pytest.mark.parametrize("location", ["http://127.0.0.1:{port}/v1/x", "//127.0.0.1:{port}", "/v1/x", "http://[", ""])
+async def test_a_redirect_elsewhere_is_not_taken_and_no_token_goes_there(tmp_path: Path, location: str) -> None:
+    async with script() as one, script() as two, script() as thief:
+        where = location.format(port=thief.address.rpartition(":")[2])
+        one.answers["/v1/secret/data/way"] = answer({}, status="307 Temporary Redirect", more=f"Location: {where}\r\n")
+        provider = scripted_provider(tmp_path, one.address, two.address)
+        with pytest.raises(SourceUnavailableError, match="redirects to another address") as caught:
+            await value(provider)
+        assert "127.0.0.1" not in caught.value.detail
+        assert thief.asked == []
+        await provider.aclose()
+
+
+async def test_a_class_of_requests_has_its_own_time_outs(tmp_path: Path) -> None:
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    seen = Seen()
+    provider = scripted_provider(
+        tmp_path,
+        address,
+        total_seconds=60,
+        login_timeouts={"read_seconds": 0.1},
+        health_timeouts={"total_seconds": 0.1},
+    )
+    for ask in (provider.ping, lambda: provider.fetch(SECRET)):
+        async with asyncio.timeout(20):
+            with pytest.raises(SourceUnavailableError, match="not answer in time"):
+                await ask()
+    assert seen.requests == []
+    await provider.aclose()
+    server.close()
+
+
+# Trust.
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> TestAuthority:
+    return TestAuthority(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="module")
+def server(authority: TestAuthority) -> Pair:
+    return authority.server()
+
+
+@pytest.fixture(scope="module")
+def secure(server: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    it = OpenBao(tmp_path_factory.mktemp("bao"), tls=Files(server.certificate, server.key))
+    it.mount("secret", "kv", {"version": "2"})
+    it.put_secret("way", v="secure")
+    yield it
+    it.close()
+
+
+def secure_provider(
+    store: OpenBao, directory: Path, ca_file: Path, seen: Seen | None = None, **settings: Any
+) -> VaultProvider:
+    file = private(directory / "token", store.root_token)
+    return provider_of(store.address, {"token_file": str(file)}, seen=seen, ca_file=str(ca_file), **settings)
+
+
+async def test_two_authorities_in_one_bundle_are_both_believed(
+    secure: OpenBao, authority: TestAuthority, tmp_path: Path
+) -> None:
+    other = TestAuthority(tmp_path / "other", common_name="the next one")
+    bundle = tmp_path / "bundle.crt"
+    bundle.write_bytes(other.ca_path.read_bytes() + authority.ca_path.read_bytes())
+    assert await value(secure_provider(secure, tmp_path, bundle)) == "secure"
+
+
+async def test_a_bundle_that_changes_is_believed_from_the_next_connection_on(
+    secure: OpenBao, authority: TestAuthority, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle.crt"
+    shutil.copy(TestAuthority(tmp_path / "other", common_name="another").ca_path, bundle)
+    seen = Seen()
+    provider = secure_provider(secure, tmp_path, bundle, seen)
+    with pytest.raises(SourceUnavailableError, match="not trusted"):
+        await value(provider)
+    assert "certificate" in seen.alarms
+    shutil.copy(authority.ca_path, bundle)
+    seen.advance(60)
+    assert await value(provider) == "secure"
+    bundle.write_text("half a certifi")
+    seen.advance(60)
+    assert await value(provider) == "secure", "a broken bundle keeps the old one in force"
+    assert "files" in seen.alarms
+    shutil.copy(TestAuthority(tmp_path / "third", common_name="a third").ca_path, bundle)
+    seen.advance(60)
+    with pytest.raises(SourceUnavailableError, match="not trusted"):
+        await value(provider)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("key", "holds a private key"),
+        ("damaged", "holds no PEM certificate, or a damaged one"),
+        ("", "holds no PEM certificate"),
+        ("gone", "No such file"),
+    ],
+)
+async def test_a_bundle_that_can_not_be_used_is_named_by_its_setting(
+    authority: TestAuthority, server: Pair, tmp_path: Path, content: str, message: str
+) -> None:
+    bundle = tmp_path / "bundle.crt"
+    good = authority.ca_path.read_text()
+    texts = {
+        "key": good + server.key.read_text(),
+        "damaged": good + good.replace("MII", "!!!", 1),
+        "": "",
+    }
+    if content in texts:
+        bundle.write_text(texts[content])
+    token = private(tmp_path / "token", "s.canary")
+    provider = provider_of("https://127.0.0.1:1", {"token_file": str(token)}, ca_file=str(bundle))
+    with pytest.raises(SourceUnavailableError, match=message) as caught:
+        await value(provider)
+    assert caught.value.detail.startswith("providers.vault.ca_file: ")
+    assert str(tmp_path) not in caught.value.detail
+
+
+async def test_a_pinned_key_is_taken(secure: OpenBao, authority: TestAuthority, server: Pair, tmp_path: Path) -> None:
+    pins = [SPARE, spki_pin(server.der)]
+    assert await value(secure_provider(secure, tmp_path, authority.ca_path, pins=pins)) == "secure"
+
+
+async def test_a_key_that_is_not_pinned_is_refused_before_the_token_leaves(
+    secure: OpenBao, authority: TestAuthority, tmp_path: Path
+) -> None:
+    pins = [SPARE, spki_pin(authority.server().der)]
+    seen = Seen()
+    provider = secure_provider(secure, tmp_path, authority.ca_path, seen, pins=pins)
+    with pytest.raises(SourceUnavailableError, match=r"none of providers\.vault\.pins"):
+        await value(provider)
+    assert seen.alarms == ["pin"]
+
+
+async def test_a_pin_replaces_no_verification(secure: OpenBao, server: Pair, tmp_path: Path) -> None:
+    stranger = TestAuthority(tmp_path / "other", common_name="somebody else")
+    provider = secure_provider(secure, tmp_path, stranger.ca_path, pins=[SPARE, spki_pin(server.der)])
+    with pytest.raises(SourceUnavailableError, match="not trusted"):
+        await value(provider)
+
+
+async def test_a_client_certificate_is_shown_on_every_connection(
+    authority: TestAuthority, server: Pair, tmp_path: Path
+) -> None:
+    store = await asyncio.to_thread(
+        OpenBao, tmp_path / "bao", tls=Files(server.certificate, server.key), client_ca=authority.ca_path
+    )
+    try:
+        store.mount("secret", "kv", {"version": "2"})
+        store.put_secret("way", v="mutual")
+        with pytest.raises(SourceUnavailableError):
+            await value(secure_provider(store, tmp_path, authority.ca_path))
+        leaf = authority.leaf(eku="client", common_name="broker")
+        shown = {"certificate_file": str(leaf.certificate), "key_file": str(leaf.key)}
+        provider = secure_provider(store, tmp_path, authority.ca_path, client_certificate=shown)
+        await provider.ping()
+        assert await value(provider) == "mutual"
+    finally:
+        await asyncio.to_thread(store.close)

@@ -1,0 +1,154 @@
+"""Real proxies for tests: squid for HTTP and HTTPS, dante for SOCKS5. Both are Debian packages."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import Files
+
+_HELPER = Path("/usr/lib/squid/basic_ncsa_auth")
+PACKAGES: Mapping[str, str] = {"squid": "squid", "danted": "dante-server"}
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A running proxy, and the log of what it was asked for."""
+
+    port: int
+    log: Path
+
+    @property
+    def asked(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+
+def needed(program: str) -> str:
+    """Return the path of `program`, or skip the test with the command that installs it."""
+    found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None:
+        reason = f"{program} is not installed: sudo apt-get install {PACKAGES[program]}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+@contextmanager
+def squid(*, login: str | None = None, tls: Files | None = None) -> Iterator[Proxy]:
+    """Run an HTTP proxy, which tunnels to this machine alone; over TLS with `tls`, for `name:password` with `login`."""
+    program = needed("squid")
+    with _directory() as directory:
+        port = _free_port()
+        log = directory / "access.log"
+        lines = [
+            f"{_listener(directory, tls)}_port 127.0.0.1:{port}{_listener_options(directory, tls)}",
+            f"access_log stdio:{log}",
+            f"cache_log {directory}/cache.log",
+            "pid_filename none",
+            "cache deny all",
+            "shutdown_lifetime 0 seconds",
+            "acl here dst 127.0.0.0/8",
+            *([] if login is None else _demand(directory, login)),
+            "http_access allow here",
+            "http_access deny all",
+        ]
+        config = directory / "squid.conf"
+        config.write_text("\n".join(lines) + "\n")
+        with _running([program, "-N", "-f", str(config)], port, directory / "cache.log"):
+            yield Proxy(port, log)
+
+
+@contextmanager
+def dante() -> Iterator[Proxy]:
+    """Run a SOCKS5 proxy that lets everybody through to this machine."""
+    program = needed("danted")
+    with _directory() as directory:
+        port = _free_port()
+        log = directory / "dante.log"
+        config = directory / "danted.conf"
+        config.write_text(
+            f"logoutput: {log}\ninternal: 127.0.0.1 port = {port}\nexternal: 127.0.0.1\n"
+            "clientmethod: none\nsocksmethod: none\nuser.privileged: root\nuser.unprivileged: nobody\n"
+            "client pass { from: 127.0.0.0/8 to: 0.0.0.0/0 }\n"
+            "socks pass { from: 127.0.0.0/8 to: 0.0.0.0/0 log: connect }\n"
+        )
+        command = [program, "-f", str(config), "-p", str(directory / "danted.pid"), "-N", "1"]
+        with _running(command, port, log):
+            yield Proxy(port, log)
+
+
+def _listener(directory: Path, tls: Files | None) -> str:
+    if tls is None:
+        return "http"
+    pem = directory / "proxy.pem"
+    pem.write_bytes(tls.certificate.read_bytes() + tls.key.read_bytes())
+    # The proxy gives its rights up before it reads the file.
+    pem.chmod(0o644)
+    return "https"
+
+
+def _listener_options(directory: Path, tls: Files | None) -> str:
+    return "" if tls is None else f" tls-cert={directory}/proxy.pem"
+
+
+def _demand(directory: Path, login: str) -> list[str]:
+    name, _, password = login.partition(":")
+    hashed = subprocess.run(
+        ["openssl", "passwd", "-apr1", "-stdin"], input=password, capture_output=True, text=True, check=True
+    )
+    passwords = directory / "passwords"
+    passwords.write_text(f"{name}:{hashed.stdout.strip()}\n")
+    return [
+        f"auth_param basic program {_HELPER} {passwords}",
+        "acl known proxy_auth REQUIRED",
+        "http_access deny !known",
+    ]
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    # Both servers go over to a user of their own, who may not look into a folder of pytest's.
+    with tempfile.TemporaryDirectory(prefix="proxy-") as name:
+        directory = Path(name)
+        directory.chmod(0o777)
+        yield directory
+
+
+@contextmanager
+def _running(command: list[str], port: int, log: Path) -> Iterator[None]:
+    child = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while not _answers(port):
+            if child.poll() is not None or time.monotonic() > deadline:
+                text = log.read_text(errors="replace")[-2000:] if log.exists() else "no log"
+                raise AssertionError(f"{command[0]} does not get ready:\n{text}")
+            time.sleep(0.05)
+        yield
+    finally:
+        # The session of the test's own child: helpers of the proxy end with it.
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
