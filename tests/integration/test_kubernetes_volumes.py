@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from broker.agent.client import BrokerClient, BrokerError, ClientSettings, ResolveRefusedError
+from broker.agent.client import BrokerClient, ClientSettings, ResolveRefusedError
 from broker.cli.sandbox import free_port
 from tests.certificates import Files, TestAuthority, client_context
 from tests.kubelet import USER, Pod, open_directory
@@ -50,11 +50,18 @@ class Cluster:
         assert answer.value is not None
         return answer.value.reveal()
 
-    def refusal(self, path: str) -> str:
-        with pytest.raises(ResolveRefusedError) as caught:
+    def told(self, path: str) -> str:
+        """Return what an agent is told in the place of a value; nothing when it gets the value."""
+        try:
             self.resolve(path)
-        (result,) = caught.value.results
-        return f"{result['status']}: {result['detail']}"
+        except ResolveRefusedError as error:
+            return f"{error.results[0]['status']}: {error.results[0]['detail']}"
+        return ""
+
+    def mounts(self, value: bytes) -> None:
+        """Mount credentials, and return when the broker has seen them."""
+        self.pod.rewrite("credentials", credentials(value))
+        until(lambda: not self.told(PAT) and self.resolve(PAT) == value)
 
 
 def shipper(authority: TestAuthority) -> Files:
@@ -132,8 +139,8 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def test_user_1000_reads_what_the_fs_group_may_and_sees_the_swap(cluster: Cluster) -> None:
-    volume = cluster.pod.volume("credentials")
-    file = (volume / "pat").stat()
+    cluster.mounts(b"first")
+    file = (cluster.pod.volume("credentials") / "pat").stat()
     assert (file.st_uid, file.st_gid, file.st_mode & 0o7777) == (0, USER, 0o440)
     (status,) = [
         line
@@ -141,20 +148,17 @@ def test_user_1000_reads_what_the_fs_group_may_and_sees_the_swap(cluster: Cluste
         if line.startswith("Uid:")
     ]
     assert set(status.split()[1:]) == {str(USER)}
-    cluster.pod.rewrite("credentials", credentials(b"first"))
-    until(lambda: cluster.resolve(PAT) == b"first")
-    cluster.pod.rewrite("credentials", credentials(b"second"))
-    until(lambda: cluster.resolve(PAT) == b"second")
+    cluster.mounts(b"second")
     assert cluster.resolve(KEY) == b"key of second"
 
 
 def test_a_new_policy_in_the_config_map_is_in_force_without_a_restart(cluster: Cluster) -> None:
     text = (cluster.pod.volume("policy") / "policy.yaml").read_bytes()
-    assert cluster.resolve(PAT)
+    cluster.mounts(b"value")
     cluster.pod.rewrite("policy", {"policy.yaml": text.replace(b"logflux/shipper", b"logflux/nobody")})
-    until(lambda: denied(cluster))
+    until(lambda: "denied" in cluster.told(PAT))
     cluster.pod.rewrite("policy", {"policy.yaml": text})
-    until(lambda: not denied(cluster))
+    until(lambda: not cluster.told(PAT))
 
 
 def test_check_config_finds_nothing_in_what_is_mounted(cluster: Cluster) -> None:
@@ -169,7 +173,7 @@ def test_a_renewed_certificate_is_shown_without_a_restart(cluster: Cluster) -> N
     cluster.pod.rewrite("tls", {name.replace("ca.crt", "agents-ca.crt"): data for name, data in renewed.items()})
     until(lambda: shown(cluster) != before)
     assert shown(cluster) == ssl.PEM_cert_to_DER_cert(renewed["tls.crt"].decode())
-    assert cluster.resolve(KEY)
+    cluster.mounts(b"value")
 
 
 def shown(cluster: Cluster) -> bytes:
@@ -180,14 +184,6 @@ def shown(cluster: Cluster) -> bytes:
         ) as connection,
     ):
         return connection.getpeercert(binary_form=True) or b""
-
-
-def denied(cluster: Cluster) -> bool:
-    try:
-        cluster.resolve(PAT)
-    except BrokerError:
-        return True
-    return False
 
 
 def test_the_state_is_the_brokers_own_below_the_volume_of_the_group(cluster: Cluster) -> None:
@@ -218,20 +214,10 @@ def test_the_second_start_takes_its_own_keys_and_not_those_that_the_kubelet_open
 
 def refused_with(cluster: Cluster, change: Callable[[Path], None]) -> str:
     """Return what an agent is told after `change` of the mounted file."""
-    cluster.pod.rewrite("credentials", credentials(b"value"))
+    cluster.mounts(b"value")
     change(cluster.pod.volume("credentials") / "..data" / "pat")
-    told = ""
-
-    def refused() -> bool:
-        nonlocal told
-        try:
-            cluster.resolve(PAT)
-        except ResolveRefusedError as error:
-            told = f"{error.results[0]['status']}: {error.results[0]['detail']}"
-        return bool(told)
-
-    until(refused)
-    return told
+    until(lambda: bool(cluster.told(PAT)))
+    return cluster.told(PAT)
 
 
 def test_a_secret_of_another_group_is_refused_and_its_name_is_told(cluster: Cluster) -> None:
