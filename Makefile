@@ -59,9 +59,9 @@ docs-check: $(STAMP) ## Check the generated pages, the links and the commands of
 
 lock: $(STAMP) ## Resolve the dependencies anew, with hashes and no index address
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
-	  --extra socks -o requirements.lock pyproject.toml
+	  --extra otel --extra socks -o requirements.lock pyproject.toml
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
-	  --extra uvloop --extra socks --group dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	  --extra otel --extra uvloop --extra socks --group dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 	  --group build -c requirements-dev.lock -o requirements-build.lock
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \

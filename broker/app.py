@@ -23,7 +23,7 @@ from broker.audit.fingerprint import Fingerprinter
 from broker.audit.trail import Trail
 from broker.cache import Cache
 from broker.clock import Clock, SystemClock
-from broker.config import Settings
+from broker.config import Settings, TracingSettings
 from broker.config_file import SettingsFile
 from broker.config_source import validate_section
 from broker.descriptors import connections_within_limit
@@ -44,6 +44,8 @@ from broker.store.sqlite import SqliteTrailStore
 from broker.store.sqlite_reader import SqliteTrailReader
 from broker.systemd.activation import AGENTS, OPERATIONS
 from broker.tokens import SigningKey, TokenVerifier, public_jwks
+from broker.tracing import Tracing, require_extra
+from broker.tracing import Trail as AuditTrail
 from broker.web.certificates import TlsFiles
 from broker.web.credentials import Credentials
 from broker.web.drain import Drain
@@ -124,6 +126,7 @@ class Service:
 
         """
         require_strict_parser()
+        require_extra(settings.tracing)
         self.settings = settings
         self._settings_file = settings_file
         self.clock = clock or SystemClock()
@@ -157,6 +160,8 @@ class Service:
         self._operations_port = int(self._operations.getsockname()[1])
         self.looked = asyncio.Event()
         self._drain = Drain()
+        # Made here, because its imports would hold up the event loop.
+        self._tracing = _tracing(settings.tracing)
         self._stack = AsyncExitStack()
         self._trail: Trail
         self._reloader: Reloader
@@ -185,6 +190,8 @@ class Service:
 
         """
         self.readiness.expect("audit", "serving", *self._providers)
+        if self._tracing is not None:
+            self._stack.push_async_callback(self._tracing.aclose)
         state = self.settings.state_directory
         self._trail = Trail(
             store=SqliteTrailStore(state / "audit.db"),
@@ -266,15 +273,20 @@ class Service:
         self.readiness.set("serving", ready=True, reason="")
 
     def _agent_application(self) -> web.Application:
-        settings = self.settings
+        settings, tracing = self.settings, self._tracing
+        providers = self._providers
+        trail: AuditTrail = self._trail
+        if tracing is not None:
+            providers = {scheme: tracing.provider(scheme, provider) for scheme, provider in providers.items()}
+            trail = tracing.trail(trail)
         self._stack.push_async_callback(self._cache.aclose)
         keys = {self._keys.token.kid: self._keys.token}
         resolve = ResolveReferences(
             policy=self._policy,
             verifier=TokenVerifier(issuer=self.issuer, audience=self.issuer, keys=keys, max_lifetime=3600),
             cache=self._cache,
-            providers=self._providers,
-            trail=self._trail,
+            providers=providers,
+            trail=trail,
             fingerprints=Fingerprinter(key=self._keys.fingerprint, key_id="k1"),
             metrics=self.metrics,
             clock=self.clock,
@@ -283,7 +295,7 @@ class Service:
         issue = IssueToken(
             policy=self._policy,
             signer=self._keys.token,
-            trail=self._trail,
+            trail=trail,
             metrics=self.metrics,
             clock=self.clock,
             lifetime_seconds=settings.tokens.lifetime_seconds,
@@ -302,7 +314,6 @@ class Service:
                 body_seconds=settings.limits.body_seconds,
             ),
             allowed_hosts=frozenset(settings.listen.allowed_hosts) or None,
-            drain=self._drain,
             extra_routes=oauth_routes(
                 issue=issue,
                 peers=peers,
@@ -312,6 +323,7 @@ class Service:
                 request_id_of=request_id_of,
                 refuse_identity=resolve.refuse_identity,
             ),
+            outermost=[*([] if tracing is None else [tracing.middleware()]), self._drain.middleware()],
         )
 
     def _provider_connections(self) -> int:
@@ -390,6 +402,10 @@ def _private_directory(directory: Path) -> None:
         why = "is on a read-only file system" if read_only else "Permission denied"
         message = f"{directory}: {why}; state_directory must be writable for the broker"
         raise SettingsInvalidError(message)
+
+
+def _tracing(settings: TracingSettings) -> Tracing | None:
+    return None if settings.endpoint is None else Tracing(settings=settings, version=version("logflux-broker"))
 
 
 def tls_files(settings: Settings) -> TlsFiles:

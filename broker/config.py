@@ -108,6 +108,23 @@ class AuditSettings(Section):
     )
 
 
+class TracingSettings(Section):
+    """Traces for OpenTelemetry; they need the extra `otel`."""
+
+    endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s?#@]+$",
+        description=(
+            "Where spans go by OTLP over HTTP, such as `http://127.0.0.1:4318/v1/traces`; none makes no spans. "
+            "`OTEL_EXPORTER_OTLP_HEADERS` and the other variables of OpenTelemetry's exporter are heeded."
+        ),
+    )
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1.0, description="Share of requests that are traced; one with a `traceparent` follows what that says."
+    )
+    flush_seconds: Seconds = Field(default=5.0, description="Time for sending what is left after SIGTERM.")
+
+
 class TokenSettings(Section):
     """The tokens that the broker issues."""
 
@@ -137,6 +154,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = Field(default_factory=CacheSettings)
     audit: AuditSettings = Field(default_factory=AuditSettings)
     tokens: TokenSettings = Field(default_factory=TokenSettings)
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
     providers: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="One section a provider: `env`, `file`, `vault`. What has no section is switched off.",

@@ -14,7 +14,7 @@ from broker.clock import SystemClock
 from broker.config import Settings
 from broker.config_source import SettingsFaultsError, SettingsSource
 from broker.errors import FetchError, PolicyInvalidError, SettingsInvalidError, SourceUnavailableError
-from broker.finding import Finding, Severity
+from broker.finding import Finding, FoundError, Severity
 from broker.metrics import Metrics
 from broker.policy.engine import Policy
 from broker.policy_file import load_policy
@@ -22,6 +22,7 @@ from broker.preflight.places import examine_addresses, examine_state
 from broker.preflight.tls import examine_tls
 from broker.providers.base import Provider, ProviderEntry, ProviderTools
 from broker.providers.registry import entry_for
+from broker.tracing import require_extra
 
 _ONLINE_SECONDS: Final = 15.0
 _PATHS: Final = 100
@@ -47,6 +48,7 @@ def examine(source: SettingsSource, *, online: bool, running: bool) -> Iterator[
         listen, operations = settings.listen, settings.operations
         yield from examine_addresses((listen.host, listen.port), (operations.host, operations.port))
     yield from examine_tls(tls_files(settings), hosts=_hosts(settings), now=time.time())
+    yield from _examine_extras(settings)
     policy = None
     try:
         policy = load_policy(settings.policy_file)
@@ -56,6 +58,13 @@ def examine(source: SettingsSource, *, online: bool, running: bool) -> Iterator[
         yield from _examine_provider(source, settings, scheme, policy, online=online)
     if policy is not None:
         yield from _switched_off(settings, policy)
+
+
+def _examine_extras(settings: Settings) -> Iterator[Finding]:
+    try:
+        require_extra(settings.tracing)
+    except FoundError as error:
+        yield error.finding
 
 
 def _hosts(settings: Settings) -> list[str]:

@@ -21,6 +21,7 @@ REQUEST_ID_HEADER: Final = "X-Request-Id"
 _REQUEST_ID: Final = web.RequestKey("request_id", str)
 _PROCESS: Final = secrets.token_hex(8)
 _COUNT: Final = itertools.count()
+_TRACE: Final = web.RequestKey("trace", TraceContext)
 _LOG: Final = EventLogger("broker.request")
 
 
@@ -76,9 +77,22 @@ def request_id_of(request: web.Request) -> str:
 
 def trace_of(request: web.Request) -> TraceContext | None:
     """Return the trace that the request says it belongs to, None when it names none."""
-    if HEADER not in request.headers:
-        return None
+    known = request.get(_TRACE)
+    if known is not None or HEADER not in request.headers:
+        return known
     return parse_traceparent(request.headers.getall(HEADER))
+
+
+def adopt_trace(request: web.Request, trace: TraceContext | None) -> None:
+    """Let the request belong to `trace`, whatever its header says."""
+    if trace is not None:
+        request[_TRACE] = trace
+
+
+def route_of(request: web.Request) -> str:
+    """Return the template of the request's route, `other` when there is none."""
+    resource = request.match_info.route.resource
+    return "other" if resource is None else resource.canonical
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +140,7 @@ class Edge:
             raise HttpRefusedError(WebCode.QUERY_UNEXPECTED, message)
 
     def _finish(self, request: web.Request, response: web.StreamResponse, seconds: float) -> None:
-        resource = request.match_info.route.resource
-        route = "other" if resource is None else resource.canonical
+        route = route_of(request)
         self.metrics.request(route=route, status=response.status, seconds=seconds)
         if not logs_requests():
             return

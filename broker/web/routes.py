@@ -8,6 +8,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final, Protocol
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError, MalformedReferenceError
@@ -16,7 +17,6 @@ from broker.metrics import Metrics
 from broker.resolution import Granted, Require, Resolution
 from broker.resolve import Address
 from broker.web.body import read_model
-from broker.web.drain import Drain
 from broker.web.middleware import Edge, facts_of, finish, json_headers, logs_references, logs_requests, request_id_of
 from broker.web.problems import HttpRefusedError, WebCode, resolution_problem
 from broker.web.schemas import ResolveRequest, resolution_body
@@ -73,12 +73,11 @@ def build_agent_app(
     limits: RequestLimits,
     allowed_hosts: frozenset[str] | None,
     extra_routes: Sequence[web.RouteDef] = (),
-    drain: Drain | None = None,
+    outermost: Sequence[Middleware] = (),
 ) -> web.Application:
     """Return the application of the agents' listener; hosts compare without regard to case."""
     hosts = None if allowed_hosts is None else frozenset(host.lower() for host in allowed_hosts)
     edge = Edge(clock=clock, metrics=metrics, allowed_hosts=hosts)
-    outermost = [] if drain is None else [drain.middleware()]
     app = web.Application(middlewares=[*outermost, edge.middleware()], client_max_size=limits.max_body_bytes)
     handler = _ResolveHandler(resolve=resolve, peers=peers, clock=clock, limits=limits)
     app.router.add_routes([web.post(RESOLVE_PATH, handler.handle, expect_handler=handler.expect), *extra_routes])

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from broker.cli.sandbox import SHIPPER, sandbox, store_request
+from tests.receivers import Receiver, receiving
 from tests.running import RunningBroker, audit, running, serving, wait_until
 
 CANARY = "Kanarie/4711+geheim&süß"
@@ -38,9 +39,16 @@ def spellings(value: str) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[RunningBroker]:
+def receiver() -> Iterator[Receiver]:
+    with receiving() as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def broker(receiver: Receiver) -> Iterator[RunningBroker]:
     # At debug the log tells most.
-    with running(environment={"LOGFLUX_LOG_LEVEL": "debug"}) as it:
+    environment = {"LOGFLUX_LOG_LEVEL": "debug", "LOGFLUX_TRACING__ENDPOINT": receiver.endpoint}
+    with running(environment=environment) as it:
         place = it.place
         data = {"data": {"api_key": CANARY, "number": 4711, "nested": {"key": CANARY}}}
         store_request(place.store_address, place.store_token, "POST", "secret/data/logflux", data)
@@ -58,7 +66,7 @@ def agent_get(broker: RunningBroker, *arguments: str) -> subprocess.CompletedPro
     )
 
 
-def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: RunningBroker) -> None:
+def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: RunningBroker, receiver: Receiver) -> None:
     rightful = [
         broker.resolve("vault:secret/logflux#api_key"),
         broker.resolve("vault:secret/logflux#/nested/key", f"{broker.place.files}/canary"),
@@ -111,6 +119,8 @@ def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: Running
     places["log"] = broker.child.log.read_bytes()
     assert b'"level":"debug"' in places["log"]
     places |= {file.name: file.read_bytes() for file in state_files(broker)}
+    places["traces"] = receiver.raw
+    assert receiver.named("POST /v1/resolve")
 
     assert {"log", "metrics", "cmdline", "audit.db", "audit.db-wal while it runs", "checkpoints.log"} <= places.keys()
     assert all(places[name] for name in ("exec", "audit search", "audit.db-wal while it runs"))

@@ -352,6 +352,7 @@ def test_a_variable_that_holds_no_json_is_named_without_its_value(
 ELSEWHERE = {
     "certificate_unusable",  # What the TLS library refuses of a pair that matches: depends on its build.
     "client_ca_unusable",  # As above.
+    "extra_missing",  # Needs a broker without the extra: test_tracing.
     "crl_older",  # Only a reload has an older list to compare with: test_tls_reload.
     "port_forbidden",  # Needs a user without the right; the tests may run as root.
     "port_invalid",  # The settings refuse it first; test_tls shows it.
