@@ -211,6 +211,7 @@ class Service:
             self._stack.push_async_callback(provider.aclose)
         self._own_task(self._watch_dependencies())
         self._own_task(self._reloader.watch())
+        self._own_task(self._cache.keep_fresh())
         agents = self._agent_application()
         self.metrics.expect(
             providers=self._providers,

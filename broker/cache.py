@@ -1,86 +1,40 @@
 """What was read, remembered for as long as policy says, and read once however many ask at once.
 
-Each answer has two clocks, counted from the start of the read. Within `fresh_for` memory answers. From
-there to `max_stale` one refresh runs, and memory answers as `stale` when it fails or is slow. After that
-the value is gone. The key is the source and never the caller: policy is asked before this module is.
+Each answer has two clocks, counted from the start of the read. Within `fresh_for` memory answers, and what
+was asked for is read again behind, shortly before it ends. From there to `max_stale` one refresh runs, and
+memory answers as `stale` when it fails or is slow. After that the value is gone. The key is the source and
+never the caller: policy is asked before this module is.
 """
 
 import asyncio
 import math
 import secrets
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from broker.clock import Clock
 from broker.errors import FetchError, SourceUnavailableError
 from broker.metrics import Metrics, Outlook
 from broker.reference import Source
-from broker.secret import Reading
-
-Fetch = Callable[[Source], Awaitable[Reading]]
+from broker.remembered import Cached, Clocks, Entry, Fetch, Memory
 
 # A refresh may start in the last tenth of the fresh time, at a moment drawn for each entry, so that what
 # was read together at the start of a thousand agents is not read together again.
 _EARLY: Final = 0.1
 _RETRY_SECONDS: Final = 1.0
+# How often it is looked whether something is due, and how long a refresh behind waits after a failure at least.
+_REFRESH_STEP: Final = 0.5
+_RETRY_BEHIND: Final = 5.0
 # Entries that are looked at in one go, which takes less than a millisecond.
 _OUTLOOK_STEP: Final = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Cached:
-    """One reading with its clocks.
-
-    Attributes:
-        reading: What was read.
-        fetched_at: Wall time at which the read began.
-        fresh_until: Wall time of the end of the first clock.
-        stale_until: Wall time of the end of the second clock; `fresh_until` when it is switched off.
-        stale: The first clock has ended, and the source gave nothing newer.
-        derived: What was made of it for one answer and serves the next one too; it goes when the reading goes.
-
-    """
-
-    reading: Reading
-    fetched_at: float
-    fresh_until: float
-    stale_until: float
-    stale: bool
-    derived: dict[tuple[str, str], object] = field(default_factory=dict, repr=False, compare=False)
-
-
-@dataclass(slots=True)
-class _Entry:
-    reading: Reading
-    fetched_at: float
-    born: float
-    dies: float
-    early: float
-    # The end of the second clock of those for whom it was read, or the source's own; nothing is decided by it.
-    lasts_until: float
-    retry_at: float = -math.inf
-    # The answer given last while it was fresh, by its clocks: nearly every look-up has the same ones.
-    answered: "tuple[_Clocks, Cached] | None" = None
 
 
 @dataclass(slots=True, eq=False)
 class _Flight:
     """One running read. It ends with an entry or with what the source said, and never by a waiter's end."""
 
-    task: asyncio.Task["_Entry | FetchError"] = field(init=False)
-
-
-class _Clocks(NamedTuple):
-    fresh_for: float
-    gone_after: float
-
-    @classmethod
-    def of(cls, fresh_for: float, max_stale: float) -> "_Clocks":
-        # The second clock counts from the read as well; zero switches it off, and so it never outlives the first.
-        gone = max_stale if max_stale > 0 else fresh_for
-        return cls(min(fresh_for, gone), gone)
+    task: asyncio.Task["Entry | FetchError"] = field(init=False)
 
 
 class Cache:
@@ -109,31 +63,27 @@ class Cache:
         """
         self._clock = clock
         self._metrics = metrics
-        self._max_entries = max_entries
-        self._max_bytes = max_bytes
+        self._memory = Memory(clock=clock, max_entries=max_entries, max_bytes=max_bytes)
         self._fetch_seconds = fetch_seconds
         self._refresh_wait = refresh_wait
-        self._entries: OrderedDict[Source, _Entry] = OrderedDict()
-        self._bytes = 0
         self._flights: dict[Source, _Flight] = {}
-        self._tasks: set[asyncio.Task[_Entry | FetchError]] = set()
+        self._tasks: set[asyncio.Task[Entry | FetchError]] = set()
         self._random = secrets.SystemRandom().random
         self._closed = False
 
     def lookup(self, source: Source, *, fresh_for: float, max_stale: float) -> Cached | None:
         """Return what is fresh in memory, else None; the quick way before `get`."""
-        entry = self._entries.get(source)
+        entry = self._memory.get(source)
         if entry is None:
             return None
-        clocks = _Clocks.of(fresh_for, max_stale)
-        age = self._age(entry)
+        clocks = Clocks.of(fresh_for, max_stale)
+        age = self._memory.age(entry)
         if age is None or age > clocks.fresh_for * entry.early:
             return None
-        self._entries.move_to_end(source)
+        self._memory.use(source)
+        entry.ask(clocks, age=age)
         self._metrics.cache_lookup("hit")
-        if entry.answered is None or entry.answered[0] != clocks:
-            entry.answered = clocks, self._cached(entry, clocks, stale=False)
-        return entry.answered[1]
+        return entry.answer(clocks)
 
     async def get(self, source: Source, *, fresh_for: float, max_stale: float, fetch: Fetch) -> Cached:
         """Return `source` from memory or by `fetch`, which runs once for everyone who asks meanwhile.
@@ -148,10 +98,11 @@ class Cache:
         hit = self.lookup(source, fresh_for=fresh_for, max_stale=max_stale)
         if hit is not None:
             return hit
-        clocks = _Clocks.of(fresh_for, max_stale)
+        clocks = Clocks.of(fresh_for, max_stale)
         remembered = self._usable(source, clocks)
         if remembered is not None:
-            self._entries.move_to_end(source)
+            self._memory.use(source)
+            remembered.ask(clocks, age=self._clock.monotonic() - remembered.born)
             answer = await self._refreshed(source, remembered, clocks, fetch)
             if answer is not None:
                 return answer
@@ -159,25 +110,46 @@ class Cache:
         self._metrics.cache_lookup("joined" if joined else "miss")
         flight = self._flights.get(source) or self._start(source, fetch, clocks)
         await asyncio.wait({flight.task})
-        return self._cached(_landed(flight), clocks, stale=False)
+        return _landed(flight).made(clocks, stale=False)
 
     def drop(self, source: Source) -> None:
         """Forget `source`, and let no read that is under way bring it back."""
-        self._forget(source)
+        self._memory.forget(source)
         self._flights.pop(source, None)
         self._report()
 
     def clear(self) -> None:
         """Forget everything, and let no read that is under way bring it back."""
-        self._entries.clear()
+        self._memory.clear()
         self._flights.clear()
-        self._bytes = 0
         self._report()
+
+    async def keep_fresh(self) -> None:
+        """Read again behind, for ever, what was asked for and is about to be no longer fresh."""
+        while True:
+            self.refresh_due()
+            await asyncio.sleep(_REFRESH_STEP)
+
+    def refresh_due(self) -> None:
+        """Begin to read what is due, and let go of what nobody may use any more."""
+        now = self._clock.monotonic()
+        for source, entry in self._memory.due():
+            if now >= entry.lasts_until:
+                self._memory.forget(source)
+                self._report()
+            elif not entry.was_asked_lately(now):
+                self._memory.remind(source, entry, entry.lasts_until)
+            else:
+                if now >= entry.retry_at and source not in self._flights:
+                    self._start(source, entry.fetch, entry.clocks)
+                # Should that fail, it is tried again, and meanwhile the value grows stale.
+                again = now + _RETRY_BEHIND * (1.0 + self._random())
+                self._memory.remind(source, entry, min(again, entry.lasts_until))
 
     async def outlook(self, providers: Iterable[str]) -> dict[str, Outlook]:
         """Return how long memory lasts for the sources of each of `providers`, pausing for others now and then."""
         found = {provider: Outlook() for provider in providers}
-        entries = tuple(self._entries.items())
+        entries = self._memory.items()
         for start in range(0, len(entries), _OUTLOOK_STEP):
             steady = self._clock.monotonic()
             ahead = self._clock.now() - steady
@@ -197,34 +169,34 @@ class Cache:
             await asyncio.wait(tasks)
         self.clear()
 
-    async def _refreshed(self, source: Source, entry: _Entry, clocks: _Clocks, fetch: Fetch) -> Cached | None:
+    async def _refreshed(self, source: Source, entry: Entry, clocks: Clocks, fetch: Fetch) -> Cached | None:
         """Return a newer reading, or the remembered one; None when its second clock ended meanwhile."""
         flight = self._flights.get(source)
         if flight is None and self._clock.monotonic() >= entry.retry_at:
             flight = self._start(source, fetch, clocks)
-        age = self._age(entry)
+        age = self._memory.age(entry)
         if age is not None and age <= clocks.fresh_for:
             self._metrics.cache_lookup("hit")
-            return self._cached(entry, clocks, stale=False)
+            return entry.answer(clocks)
         if flight is not None:
             done, _ = await asyncio.wait({flight.task}, timeout=self._refresh_wait)
             newer = self._newer(flight) if done else None
             if newer is not None:
                 self._metrics.cache_lookup("miss")
-                return self._cached(newer, clocks, stale=False)
+                return newer.answer(clocks)
         # A drop, or the end of the second clock, may have come while the refresh ran.
-        if self._entries.get(source) is not entry or self._usable(source, clocks) is None:
+        if self._memory.get(source) is not entry or self._usable(source, clocks) is None:
             return None
         self._metrics.cache_lookup("stale")
-        return self._cached(entry, clocks, stale=True)
+        return entry.made(clocks, stale=True)
 
-    def _newer(self, flight: _Flight) -> _Entry | None:
+    def _newer(self, flight: _Flight) -> Entry | None:
         try:
             return _landed(flight)
         except SourceUnavailableError:
             return None
 
-    def _start(self, source: Source, fetch: Fetch, clocks: _Clocks) -> _Flight:
+    def _start(self, source: Source, fetch: Fetch, clocks: Clocks) -> _Flight:
         if self._closed:
             message = "the broker is shutting down"
             raise SourceUnavailableError(message)
@@ -235,7 +207,7 @@ class Cache:
         flight.task.add_done_callback(lambda task: self._ended(source, flight, task))
         return flight
 
-    def _ended(self, source: Source, flight: _Flight, task: asyncio.Task["_Entry | FetchError"]) -> None:
+    def _ended(self, source: Source, flight: _Flight, task: asyncio.Task["Entry | FetchError"]) -> None:
         self._tasks.discard(task)
         if self._flights.get(source) is flight:
             del self._flights[source]
@@ -243,7 +215,7 @@ class Cache:
             # A refresh may have nobody who waits for it; asking keeps asyncio from logging a bug's text.
             task.exception()
 
-    async def _fly(self, source: Source, fetch: Fetch, flight: _Flight, clocks: _Clocks) -> "_Entry | FetchError":
+    async def _fly(self, source: Source, fetch: Fetch, flight: _Flight, clocks: Clocks) -> "Entry | FetchError":
         born, fetched_at = self._clock.monotonic(), self._clock.now()
         try:
             async with asyncio.timeout(self._fetch_seconds):
@@ -255,71 +227,40 @@ class Cache:
         finally:
             self._metrics.fetched(provider=source.scheme, seconds=max(0.0, self._clock.monotonic() - born))
         dies = math.inf if reading.not_after is None else born + reading.not_after - fetched_at
-        lasts_until = min(dies, born + clocks.gone_after)
-        entry = _Entry(reading, fetched_at, born, dies, 1.0 - _EARLY * self._random(), lasts_until)
+        entry = Entry(
+            reading=reading,
+            fetch=fetch,
+            fetched_at=fetched_at,
+            born=born,
+            dies=dies,
+            clocks=clocks,
+            early=1.0 - _EARLY * self._random(),
+            lasts_until=min(dies, born + clocks.gone_after),
+        )
         if self._flights.get(source) is flight:
-            self._keep(source, entry)
+            self._report(self._memory.keep(source, entry))
         return entry
 
     def _failed(self, source: Source, flight: _Flight, error: FetchError) -> FetchError:
         """Note what the source said: it can't answer, so wait, or it says no, so forget."""
         if self._flights.get(source) is flight:
             if not isinstance(error, SourceUnavailableError):
-                self._forget(source)
+                self._memory.forget(source)
                 self._report()
-            elif (entry := self._entries.get(source)) is not None:
+            elif (entry := self._memory.get(source)) is not None:
                 entry.retry_at = self._clock.monotonic() + _RETRY_SECONDS
         return error
 
-    def _keep(self, source: Source, entry: _Entry) -> None:
-        self._forget(source)
-        size = entry.reading.document.size
-        if self._max_entries < 1 or size > self._max_bytes:
-            self._report()
-            return
-        self._entries[source] = entry
-        self._bytes += size
-        evicted = 0
-        while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
-            self._forget(next(iter(self._entries)))
-            evicted += 1
-        self._report(evicted)
-
-    def _forget(self, source: Source) -> None:
-        entry = self._entries.pop(source, None)
-        if entry is not None:
-            self._bytes -= entry.reading.document.size
-
-    def _usable(self, source: Source, clocks: _Clocks) -> _Entry | None:
-        entry = self._entries.get(source)
-        age = None if entry is None else self._age(entry)
+    def _usable(self, source: Source, clocks: Clocks) -> Entry | None:
+        entry = self._memory.get(source)
+        age = None if entry is None else self._memory.age(entry)
         return entry if age is not None and age <= clocks.gone_after else None
 
-    def _age(self, entry: _Entry) -> float | None:
-        """Return the age in seconds, None when the source's own end has come by either clock."""
-        now = self._clock.monotonic()
-        if now >= entry.dies:
-            return None
-        not_after = entry.reading.not_after
-        if not_after is not None and self._clock.now() >= not_after:
-            return None
-        return now - entry.born
-
-    def _cached(self, entry: _Entry, clocks: _Clocks, *, stale: bool) -> Cached:
-        end = math.inf if entry.reading.not_after is None else entry.reading.not_after
-        return Cached(
-            reading=entry.reading,
-            fetched_at=entry.fetched_at,
-            fresh_until=min(end, entry.fetched_at + clocks.fresh_for),
-            stale_until=min(end, entry.fetched_at + clocks.gone_after),
-            stale=stale,
-        )
-
     def _report(self, evicted: int = 0) -> None:
-        self._metrics.cache_size(entries=len(self._entries), size=self._bytes, evicted=evicted)
+        self._metrics.cache_size(entries=len(self._memory), size=self._memory.size, evicted=evicted)
 
 
-def _landed(flight: _Flight) -> _Entry:
+def _landed(flight: _Flight) -> Entry:
     """Return what the read gave. Raise what it met, for each waiter without the others' traceback."""
     if flight.task.cancelled():
         message = "the broker is shutting down"

@@ -8,7 +8,6 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from broker.audit.event import ReferenceRecord
-from broker.cache import Cached
 from broker.errors import (
     FetchError,
     MalformedReferenceError,
@@ -19,6 +18,7 @@ from broker.errors import (
 )
 from broker.policy.decision import Allow, Deny
 from broker.reference import Reference
+from broker.remembered import Cached
 from broker.secret import SecretValue
 
 WITHHELD: Final = "withheld"

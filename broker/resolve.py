@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Protocol
 
 from broker.audit.event import AuditEvent, EventKind, Outcome
-from broker.cache import Cache, Cached
+from broker.cache import Cache
 from broker.clock import Clock
 from broker.errors import (
     FetchError,
@@ -29,6 +29,7 @@ from broker.metrics import Metrics
 from broker.policy.decision import Allow, Context, Decision, Deny
 from broker.providers.base import Provider
 from broker.reference import Reference, Source, parse
+from broker.remembered import Cached
 from broker.resolution import (
     WITHHELD,
     Fingerprints,

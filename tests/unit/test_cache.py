@@ -388,3 +388,97 @@ async def test_the_outlook_of_a_large_memory_lets_others_run_meanwhile() -> None
     assert outlook["vault"].usable == 1200
     assert turns >= 2
     await bench.cache.aclose()
+
+
+async def test_what_was_asked_for_is_read_again_behind_before_it_is_no_longer_fresh(bench: Bench) -> None:
+    await bench.value()
+    bench.clock.advance(100)
+    await bench.value()
+    bench.says("two")
+    bench.clock.advance(169)
+    bench.cache.refresh_due()
+    assert bench.reads == 1, "not before nine tenths of the fresh time"
+    bench.clock.advance(31)
+    bench.cache.refresh_due()
+    await settle()
+    assert bench.reads == 2
+    assert await bench.value() == ("two", False)
+    assert bench.counted("miss") == 1, "nobody waited for the second read"
+
+
+async def test_what_nobody_asked_for_since_it_was_read_is_not_read_again_behind(bench: Bench) -> None:
+    await bench.value()
+    for _ in range(20):
+        bench.clock.advance(100)
+        bench.cache.refresh_due()
+        await settle()
+    assert bench.reads == 1
+
+
+async def test_what_nobody_asked_for_lately_is_no_longer_read_again_behind(bench: Bench) -> None:
+    await bench.value()
+    bench.clock.advance(10)
+    await bench.value()
+    bench.says(SourceUnavailableError("away"))
+    bench.clock.advance(290)
+    bench.cache.refresh_due()
+    await settle()
+    assert bench.reads == 2
+    for _ in range(20):
+        bench.clock.advance(100)
+        bench.cache.refresh_due()
+        await settle()
+    assert bench.reads == 2, "nobody asked within the last fresh time"
+
+
+async def test_a_refresh_behind_that_fails_is_tried_again_with_pauses_and_the_value_stays(bench: Bench) -> None:
+    await bench.value()
+    bench.clock.advance(299)
+    await bench.value()
+    bench.says(SourceUnavailableError("away"))
+    bench.clock.advance(1)
+    reads = []
+    for _ in range(12):
+        bench.cache.refresh_due()
+        await settle()
+        reads.append(bench.reads)
+        bench.clock.advance(2.5)
+    assert 3 <= reads[-1] - 1 <= 6, "once in five to ten seconds"
+    assert await bench.value() == ("one", True)
+    bench.says("two")
+    bench.clock.advance(10)
+    bench.cache.refresh_due()
+    await settle()
+    assert await bench.value() == ("two", False)
+
+
+async def test_what_nobody_may_use_any_more_leaves_memory_by_itself(bench: Bench) -> None:
+    await bench.value(max_stale=600.0)
+    bench.clock.advance(599)
+    bench.cache.refresh_due()
+    assert bench.metrics.registry.get_sample_value("broker_cache_entries") == 1
+    bench.clock.advance(1)
+    bench.cache.refresh_due()
+    assert bench.metrics.registry.get_sample_value("broker_cache_entries") == 0
+
+
+async def test_the_longest_second_clock_that_was_asked_with_keeps_it_in_memory(bench: Bench) -> None:
+    await bench.value(max_stale=600.0)
+    await bench.value(max_stale=3600.0)
+    bench.clock.advance(3599)
+    bench.cache.refresh_due()
+    await settle()
+    bench.says(SourceUnavailableError("away"))
+    assert await bench.value(max_stale=3600.0) == ("one", True)
+
+
+async def test_a_refusal_met_behind_drops_the_value_at_once(bench: Bench) -> None:
+    await bench.value()
+    bench.clock.advance(250)
+    await bench.value()
+    bench.says(UpstreamDeniedError("no"))
+    bench.clock.advance(50)
+    bench.cache.refresh_due()
+    await settle()
+    with pytest.raises(UpstreamDeniedError):
+        await bench.value()

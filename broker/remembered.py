@@ -1,0 +1,193 @@
+"""What was read, held in bounded memory, with the moments at which something has to happen to it."""
+
+import heapq
+import itertools
+import math
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from broker.clock import Clock
+from broker.reference import Source
+from broker.secret import Reading
+
+Fetch = Callable[[Source], Awaitable[Reading]]
+
+
+class Clocks(NamedTuple):
+    """The two clocks of a policy, in seconds since the read began."""
+
+    fresh_for: float
+    gone_after: float
+
+    @classmethod
+    def of(cls, fresh_for: float, max_stale: float) -> "Clocks":
+        """Return both; the second one counts from the read too, zero switches it off, and the first ends with it."""
+        gone = max_stale if max_stale > 0 else fresh_for
+        return cls(min(fresh_for, gone), gone)
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """One reading with its clocks.
+
+    Attributes:
+        reading: What was read.
+        fetched_at: Wall time at which the read began.
+        fresh_until: Wall time of the end of the first clock.
+        stale_until: Wall time of the end of the second clock; `fresh_until` when it is switched off.
+        stale: The first clock has ended, and the source gave nothing newer.
+        derived: What was made of it for one answer and serves the next one too; it goes when the reading goes.
+
+    """
+
+    reading: Reading
+    fetched_at: float
+    fresh_until: float
+    stale_until: float
+    stale: bool
+    derived: dict[tuple[str, str], object] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One reading in memory. Steady times are of `Clock.monotonic`.
+
+    Attributes:
+        reading: What was read.
+        fetch: How it was read, for the next time.
+        fetched_at: Wall time at which the read began.
+        born: Steady time at which the read began.
+        dies: Steady time at which the source itself says it is gone.
+        clocks: Of those for whom it was read.
+        early: The part of the fresh time after which a refresh may start, drawn for each entry.
+        lasts_until: Steady end of the longest second clock that it was asked with.
+        asked_age: Its age in seconds when somebody asked for it last; None when nobody has.
+        retry_at: Steady time before which the source is not asked again.
+        answered: The answer given last while it was fresh, with its clocks: nearly every look-up has the same ones.
+
+    """
+
+    reading: Reading
+    fetch: Fetch
+    fetched_at: float
+    born: float
+    dies: float
+    clocks: Clocks
+    early: float
+    lasts_until: float
+    asked_age: float | None = None
+    retry_at: float = -math.inf
+    answered: tuple[Clocks, Cached] | None = None
+
+    @property
+    def refresh_at(self) -> float:
+        """Return the steady time from which it is read again if somebody asked; never when nothing is ever fresh."""
+        return self.born + self.clocks.fresh_for * self.early if self.clocks.fresh_for > 0 else math.inf
+
+    def was_asked_lately(self, now: float) -> bool:
+        """Tell whether somebody asked since it was read, within one fresh time before the steady time `now`."""
+        return self.asked_age is not None and now - self.born - self.asked_age <= self.clocks.fresh_for
+
+    def ask(self, clocks: Clocks, *, age: float) -> None:
+        """Note that somebody asked at `age` seconds, and let it last as long as that one may use it."""
+        self.asked_age = age
+        self.lasts_until = max(self.lasts_until, min(self.dies, self.born + clocks.gone_after))
+
+    def answer(self, clocks: Clocks) -> Cached:
+        """Return the answer for somebody with `clocks`, to whom the reading is fresh."""
+        if self.answered is None or self.answered[0] != clocks:
+            self.answered = clocks, self.made(clocks, stale=False)
+        return self.answered[1]
+
+    def made(self, clocks: Clocks, *, stale: bool) -> Cached:
+        """Return a new answer for somebody with `clocks`."""
+        end = math.inf if self.reading.not_after is None else self.reading.not_after
+        return Cached(
+            reading=self.reading,
+            fetched_at=self.fetched_at,
+            fresh_until=min(end, self.fetched_at + clocks.fresh_for),
+            stale_until=min(end, self.fetched_at + clocks.gone_after),
+            stale=stale,
+        )
+
+
+class Memory:
+    """Hold entries by source, bounded in number and bytes; what was not used for longest goes first."""
+
+    def __init__(self, *, clock: Clock, max_entries: int, max_bytes: int) -> None:
+        """Hold at most `max_entries` entries with `max_bytes` of values."""
+        self._clock = clock
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[Source, Entry] = OrderedDict()
+        self._moments: list[tuple[float, int, Source, Entry]] = []
+        self._ties = itertools.count()
+        self.size = 0
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return len(self._entries)
+
+    def get(self, source: Source) -> Entry | None:
+        """Return the entry of `source`, whatever its age."""
+        return self._entries.get(source)
+
+    def use(self, source: Source) -> None:
+        """Note that the entry of `source` serves somebody now."""
+        self._entries.move_to_end(source)
+
+    def items(self) -> tuple[tuple[Source, Entry], ...]:
+        """Return what is held now."""
+        return tuple(self._entries.items())
+
+    def keep(self, source: Source, entry: Entry) -> int:
+        """Hold `entry` in place of what was held of `source`; return how many others had to go."""
+        self.forget(source)
+        size = entry.reading.document.size
+        if self._max_entries < 1 or size > self._max_bytes:
+            return 0
+        self._entries[source] = entry
+        self.size += size
+        self.remind(source, entry, min(entry.refresh_at, entry.lasts_until))
+        evicted = 0
+        while len(self._entries) > self._max_entries or self.size > self._max_bytes:
+            self.forget(next(iter(self._entries)))
+            evicted += 1
+        return evicted
+
+    def forget(self, source: Source) -> None:
+        """Let go of `source`."""
+        entry = self._entries.pop(source, None)
+        if entry is not None:
+            self.size -= entry.reading.document.size
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._entries.clear()
+        self._moments.clear()
+        self.size = 0
+
+    def age(self, entry: Entry) -> float | None:
+        """Return the age in seconds, None when the source's own end has come by either clock."""
+        now = self._clock.monotonic()
+        if now >= entry.dies:
+            return None
+        not_after = entry.reading.not_after
+        if not_after is not None and self._clock.now() >= not_after:
+            return None
+        return now - entry.born
+
+    def remind(self, source: Source, entry: Entry, moment: float) -> None:
+        """Let `due` return `entry` from the steady time `moment` on; each entry has one such moment at a time."""
+        if moment < math.inf:
+            heapq.heappush(self._moments, (moment, next(self._ties), source, entry))
+
+    def due(self) -> Iterator[tuple[Source, Entry]]:
+        """Yield each entry whose moment has come, and that is still the one in memory."""
+        now = self._clock.monotonic()
+        while self._moments and self._moments[0][0] <= now:
+            _, _, source, entry = heapq.heappop(self._moments)
+            if self._entries.get(source) is entry:
+                yield source, entry
