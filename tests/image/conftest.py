@@ -180,7 +180,7 @@ def _git(*arguments: str) -> str:
 def _copy_of_context(target: Path) -> Path:
     for name in _git("ls-files", "--cached", "--others", "--exclude-standard").splitlines():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, target / name)
+        shutil.copyfile(ROOT / name, target / name, follow_symlinks=False)
     return target
 
 
