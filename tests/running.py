@@ -96,11 +96,12 @@ def serving(
     environment: dict[str, str] | None = None,
     wrapper: Sequence[str] = (),
     module: str = "broker",
+    path: str = "/readyz",
 ) -> Iterator[RunningBroker]:
     command = [*wrapper, sys.executable, "-m", module, "serve", "--config", str(place.settings_file)]
     log = place.directory / "broker.log"
     with process(command, log=log, environment={**os.environ, **(environment or {})}) as child:
-        wait_for(f"http://127.0.0.1:{place.operations_port}/readyz", child)
+        wait_for(f"http://127.0.0.1:{place.operations_port}{path}", child)
         yield RunningBroker(place, child)
 
 

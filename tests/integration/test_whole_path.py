@@ -1,7 +1,6 @@
 """The main job end to end: a real store, real mTLS, a broker in a process of its own."""
 
 import json
-import os
 import signal
 import sqlite3
 import ssl
@@ -152,49 +151,8 @@ def test_an_outage_is_served_stale_and_marked_then_readiness_says_so() -> None:
         assert broker.operations("/livez").status == 200
 
 
-def test_a_store_that_is_absent_at_the_start_makes_it_not_ready_and_nothing_else() -> None:
-    from broker.cli.sandbox import process, sandbox  # noqa: PLC0415  Used by this test alone.
-
-    with sandbox(fresh_for="5m") as place:
-        place.store.kill()
-        command = [sys.executable, "-m", "broker", "serve", "--config", str(place.settings_file)]
-        with process(command, log=place.directory / "broker.log", environment=dict(os.environ)) as child:
-            broker = RunningBroker(place, child)
-            _until(lambda: _answers(broker))
-            assert broker.operations("/readyz").status == 503
-            assert broker.resolve("env:LOGFLUX_PAT").status == 200
-            assert broker.resolve(API_KEY).status == 503
-
-
-def test_sigterm_answers_what_is_in_flight_and_completes_the_trail() -> None:
-    with running() as broker:
-        with ThreadPoolExecutor(8) as pool:
-            answers = [pool.submit(broker.resolve, API_KEY) for _ in range(24)]
-            time.sleep(0.05)
-            status = broker.terminate()
-        assert status == 0
-        revealed = sum(1 for answer in answers if answer.exception() is None and answer.result().status == 200)
-        recorded = _rows(broker, "resolve")
-        # A record without an answer may be (the client was cut off); an answer without its record never.
-        assert recorded >= revealed
-        assert _rows(broker, "stop") == 1
-        assert verb("audit", "verify", "--database", str(broker.place.database)).returncode == 0
-
-
-def _rows(broker: RunningBroker, kind: str) -> int:
-    found = verb("audit", "search", "--database", str(broker.place.database), "--type", kind, "--json")
-    return len(found.stdout.splitlines())
-
-
 def _metrics(broker: RunningBroker) -> str:
     return broker.operations("/metrics").body.decode()
-
-
-def _answers(broker: RunningBroker) -> bool:
-    try:
-        return broker.operations("/livez").status == 200
-    except OSError:
-        return False
 
 
 def _until(condition: object, seconds: float = 15.0) -> None:

@@ -1,0 +1,181 @@
+"""A store that is not as it should be, from the start or later: the broker runs, says what is wrong, and heals."""
+
+import http.server
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from broker.cli.sandbox import Sandbox, free_port, sandbox, store_request
+from tests.running import RunningBroker, serving, wait_until
+from tests.vaults import private
+
+API_KEY = "vault:secret/logflux#api_key"
+# Sources of their own, which are in no cache before their test.
+FIRST, SECOND, THIRD = (f"vault:secret/logflux?version={number}#api_key" for number in (1, 2, 3))
+
+
+class Html(http.server.BaseHTTPRequestHandler):
+    """Answers as a captive portal or a load balancer's error page does."""
+
+    def _answer(self) -> None:
+        body = b"<html><body>Please log in</body></html>"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_PUT = _answer  # noqa: N815  The names that the base class calls.
+
+    def log_message(self, *_arguments: object) -> None:
+        """Stay quiet."""
+
+
+class Forwarding(socketserver.BaseRequestHandler):
+    """Passes a connection on to the real store, one direction in a thread of its own."""
+
+    store_port: int
+
+    def handle(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.store_port)) as store:
+            back = threading.Thread(target=pump, args=(store, self.request), daemon=True)
+            back.start()
+            pump(self.request, store)
+            back.join()
+
+
+def pump(source: Any, target: Any) -> None:
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(1)
+    except OSError:
+        return
+
+
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+    block_on_close = False
+
+
+@contextmanager
+def at_the_stores_address(port: int, handler: type[socketserver.BaseRequestHandler]) -> Iterator[None]:
+    with Server(("127.0.0.1", port), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def store_state(broker: RunningBroker) -> dict[str, Any]:
+    return dict(broker.operations("/readyz").json["dependencies"]["vault"])
+
+
+def runs_without_its_store(broker: RunningBroker, *, said: str = "") -> None:
+    wait_until(lambda: not store_state(broker)["ready"] and said in store_state(broker)["reason"])
+    assert broker.operations("/readyz").status == 503
+    assert broker.operations("/livez").status == 200
+    assert broker.resolve("env:LOGFLUX_PAT").status == 200
+    refused = broker.resolve(API_KEY)
+    assert refused.status == 503
+    assert refused.json["results"][0]["status"] == "unavailable"
+    assert int(refused.headers["Retry-After"]) >= 1
+
+
+def heals(broker: RunningBroker) -> None:
+    # A store that was away is asked at a growing pace, so it may take a while.
+    wait_until(lambda: broker.operations("/readyz").status == 200, seconds=60)
+    wait_until(lambda: broker.resolve(API_KEY).status == 200, seconds=60)
+
+
+def move_store(place: Sandbox, port: int) -> None:
+    """Let the broker look for the store where nothing, or something else, is."""
+    text = place.settings_file.read_text()
+    place.settings_file.write_text(text.replace(place.store_address, f"http://127.0.0.1:{port}"))
+
+
+def test_a_sealed_store_at_the_start_keeps_the_broker_not_ready_until_it_is_unsealed() -> None:
+    with sandbox(fresh_for="5m") as place:
+        store_request(place.store_address, place.store_token, "PUT", "sys/seal")
+        with serving(place, path="/livez") as broker:
+            runs_without_its_store(broker, said="sealed")
+            key = unseal_key((place.directory / "store.log").read_text())
+            store_request(place.store_address, place.store_token, "PUT", "sys/unseal", {"key": key})
+            heals(broker)
+
+
+def unseal_key(log: str) -> str:
+    return next(line.split()[-1] for line in log.splitlines() if line.startswith("Unseal Key:"))
+
+
+def test_a_store_that_is_absent_and_then_something_else_makes_not_ready_until_it_is_there() -> None:
+    with sandbox(fresh_for="5m") as place:
+        port = free_port()
+        move_store(place, port)
+        with serving(place, path="/livez") as broker:
+            runs_without_its_store(broker)
+            with at_the_stores_address(port, Html):
+                runs_without_its_store(broker, said="not what Vault or OpenBao says")
+                assert "Please log in" not in broker.operations("/readyz").body.decode() + broker.log
+            handler = type("ToTheStore", (Forwarding,), {"store_port": int(place.store_address.rpartition(":")[2])})
+            with at_the_stores_address(port, handler):
+                heals(broker)
+            assert broker.terminate() == 0
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[RunningBroker]:
+    with sandbox(fresh_for="5m") as place:
+        for number in (2, 3):
+            data = {"data": {"api_key": f"number {number}"}}
+            store_request(place.store_address, place.store_token, "POST", "secret/data/logflux", data)
+        with serving(place) as it:
+            yield it
+
+
+def ask_store(broker: RunningBroker, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    return store_request(broker.place.store_address, broker.place.store_token, method, path, body)
+
+
+def test_a_refused_token_is_replaced_and_a_refused_credential_is_told_until_it_is_renewed(
+    broker: RunningBroker,
+) -> None:
+    assert broker.resolve(API_KEY).status == 200
+    ask_store(broker, "PUT", "sys/leases/revoke-prefix/auth/approle/login", {})
+    assert broker.resolve(FIRST).status == 200
+    secret_id = (broker.place.directory / "secret_id").read_text()
+    ask_store(broker, "POST", "auth/approle/role/broker/secret-id/destroy", {"secret_id": secret_id})
+    ask_store(broker, "PUT", "sys/leases/revoke-prefix/auth/approle/login", {})
+    refused = broker.resolve(SECOND)
+    assert refused.status == 503
+    # What is known already outlives it inside its bound.
+    assert broker.resolve(API_KEY).status == 200
+    wait_until(lambda: not store_state(broker)["ready"])
+    new = ask_store(broker, "POST", "auth/approle/role/broker/secret-id", {})["data"]["secret_id"]
+    private(broker.place.directory / "secret_id", new)
+    wait_until(lambda: broker.resolve(SECOND).status == 200, seconds=60)
+    wait_until(lambda: broker.operations("/readyz").status == 200, seconds=60)
+    assert secret_id not in broker.log
+    assert new not in broker.log
+
+
+def test_a_path_that_the_store_denies_is_denied_and_readiness_is_not_touched(broker: RunningBroker) -> None:
+    rules = ask_store(broker, "GET", "sys/policies/acl/broker")["data"]["policy"]
+    elsewhere = 'path "secret/data/other" { capabilities = ["read"] }'
+    ask_store(broker, "PUT", "sys/policies/acl/broker", {"policy": elsewhere})
+    try:
+        denied = broker.resolve(THIRD)
+        assert denied.status == 403
+        assert denied.json["results"][0]["code"] == "upstream_denied"
+        assert broker.operations("/readyz").status == 200
+    finally:
+        ask_store(broker, "PUT", "sys/policies/acl/broker", {"policy": rules})
