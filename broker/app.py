@@ -39,6 +39,7 @@ from broker.providers.registry import PROVIDERS
 from broker.reload import PartName, Reloader
 from broker.resolve import ResolveReferences
 from broker.signing import load_or_create_signing_key
+from broker.sources import Sources
 from broker.store.schema import schema_version
 from broker.store.sqlite import SqliteTrailStore
 from broker.store.sqlite_reader import SqliteTrailReader
@@ -285,8 +286,7 @@ class Service:
         resolve = ResolveReferences(
             policy=self._policy,
             verifier=TokenVerifier(issuer=self.issuer, audience=self.issuer, keys=keys, max_lifetime=3600),
-            cache=self._cache,
-            providers=providers,
+            sources=Sources(cache=self._cache, providers=providers),
             trail=trail,
             fingerprints=Fingerprinter(key=self._keys.fingerprint, key_id="k1"),
             metrics=self.metrics,

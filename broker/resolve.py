@@ -4,30 +4,26 @@ Policy is asked before the cache and before the provider, so a refusal never dep
 exists. The event is durable before a value is returned. Everything else may change; these two may not.
 """
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from broker.audit.event import AuditEvent, EventKind, Outcome
-from broker.cache import Cache
 from broker.clock import Clock
 from broker.errors import (
     FetchError,
     IdentityRefusedError,
     IdentityRefusedReason,
     MalformedReferenceError,
-    MissingPart,
     ReferenceCountError,
-    SecretMissingError,
     TokenRefusedError,
     TokenRefusedReason,
 )
 from broker.identity import IdentityKind, PeerIdentity
 from broker.metrics import Metrics
-from broker.policy.decision import Allow, Context, Decision, Deny
-from broker.providers.base import Provider
+from broker.policy.decision import Context, Decision, Deny
 from broker.reference import Reference, Source, parse
 from broker.remembered import Cached
 from broker.resolution import (
@@ -43,6 +39,7 @@ from broker.resolution import (
     malformed_item,
     resolution_of,
 )
+from broker.sources import Freshness, Sources
 from broker.tokens import TokenClaims
 from broker.trace_context import audit_details
 
@@ -112,13 +109,12 @@ _Parsed = Reference | MalformedReferenceError
 class ResolveReferences:
     """Answer one request of one peer."""
 
-    def __init__(  # noqa: PLR0913  One parameter a collaborator: this is where the steps meet.
+    def __init__(
         self,
         *,
         policy: PolicySource,
         verifier: Verifier,
-        cache: Cache,
-        providers: Mapping[str, Provider],
+        sources: Sources,
         trail: Trail,
         fingerprints: Fingerprints,
         metrics: Metrics,
@@ -128,8 +124,7 @@ class ResolveReferences:
         """Keep the collaborators; `max_references` bounds one request."""
         self._policy = policy
         self._verifier = verifier
-        self._cache = cache
-        self._providers = providers
+        self._sources = sources
         self._trail = trail
         self._fingerprints = fingerprints
         self._metrics = metrics
@@ -146,8 +141,12 @@ class ResolveReferences:
         require: Require,
         address: Address,
         request: str,
+        max_age: float | None = None,
+        min_versions: Mapping[str, int] = MappingProxyType({}),
     ) -> Resolution:
         """Return what `peer` may have of `texts`, after that is on record.
+
+        `max_age` (seconds) and `min_versions` (by text) tighten what policy says of freshness.
 
         Raises:
             ReferenceCountError: There is no reference, or there are too many.
@@ -161,7 +160,7 @@ class ResolveReferences:
         asker = await self._authenticate(policy, peer, unverified_token, address, request)
         parsed = {text: self._parse(text) for text in texts}
         decisions = self._decide(policy, asker, parsed.values())
-        readings = await self._read(decisions)
+        readings = await self._sources.read(decisions, _freshness(parsed, max_age, min_versions))
         items = [self._item(text, parsed[text], decisions, readings) for text in texts]
         resolution = resolution_of(items, require)
         await self._record(asker, items, resolution)
@@ -236,35 +235,6 @@ class ResolveReferences:
         decisions = policy.decide_all(identity=asker.peer, references=references, context=asker.context)
         return dict(zip(references, decisions, strict=True))
 
-    async def _read(self, decisions: Mapping[Reference, Decision]) -> Mapping[Source, Cached | FetchError]:
-        """Read each allowed source once, with the shortest clocks that apply to it."""
-        clocks: dict[Source, tuple[float, float]] = {}
-        for reference, decision in decisions.items():
-            if isinstance(decision, Allow):
-                fresh_for, max_stale = clocks.get(reference.source, (decision.fresh_for, decision.max_stale))
-                clocks[reference.source] = (min(fresh_for, decision.fresh_for), min(max_stale, decision.max_stale))
-        readings: dict[Source, Cached | FetchError] = {}
-        for source, (fresh_for, max_stale) in clocks.items():
-            hit = self._cache.lookup(source, fresh_for=fresh_for, max_stale=max_stale)
-            if hit is not None:
-                readings[source] = hit
-        waiting = [source for source in clocks if source not in readings]
-        if waiting:
-            fetched = await asyncio.gather(*(self._fetch(source, *clocks[source]) for source in waiting))
-            readings.update(zip(waiting, fetched, strict=True))
-        return readings
-
-    async def _fetch(self, source: Source, fresh_for: float, max_stale: float) -> Cached | FetchError:
-        provider = self._providers.get(source.scheme)
-        try:
-            if provider is None:
-                message = f"this broker has no provider for `{source.scheme}:`; its settings switch one on"
-                raise SecretMissingError(message, part=MissingPart.MOUNT)
-            provider.check(source)
-            return await self._cache.get(source, fresh_for=fresh_for, max_stale=max_stale, fetch=provider.fetch)
-        except FetchError as error:
-            return error
-
     def _item(
         self,
         text: str,
@@ -276,18 +246,14 @@ class ResolveReferences:
             return malformed_item(text, reference)
         decision = decisions[reference]
         if isinstance(decision, Deny):
-            return denied_item(text, reference, decision, self._label_of(reference))
+            return denied_item(text, reference, decision, self._sources.label_of(reference))
         reading = readings[reference.source]
         if isinstance(reading, Cached):
             try:
                 return granted_item(text, reference, decision, reading, self._fingerprints)
             except FetchError as error:
                 reading = error
-        return failed_item(text, reference, decision, self._label_of(reference), reading)
-
-    def _label_of(self, reference: Reference) -> str:
-        """Return the provider's name for the metrics, a closed set."""
-        return reference.source.scheme if reference.source.scheme in self._providers else "none"
+        return failed_item(text, reference, decision, self._sources.label_of(reference), reading)
 
     async def _record(self, asker: _Asker, items: Sequence[Item], resolution: Resolution) -> None:
         revealed = resolution.complete and any(isinstance(item.result, Granted) for item in items)
@@ -329,6 +295,15 @@ class ResolveReferences:
                 reason=str(reason),
             )
         )
+
+
+def _freshness(parsed: Mapping[str, _Parsed], max_age: float | None, min_versions: Mapping[str, int]) -> Freshness:
+    versions: dict[Source, int] = {}
+    for text, version in min_versions.items():
+        reference = parsed.get(text)
+        if isinstance(reference, Reference):
+            versions[reference.source] = max(version, versions.get(reference.source, 0))
+    return Freshness(max_age=max_age, versions=versions)
 
 
 def _check_named(policy: Policy, peer: PeerIdentity) -> None:

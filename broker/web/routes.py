@@ -1,7 +1,7 @@
 """The routes of the agents' listener: HTTP in, the use case, HTTP out. No decision is made here."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
@@ -55,6 +55,8 @@ class Resolver(Protocol):
         require: Require,
         address: Address,
         request: str,
+        max_age: float | None,
+        min_versions: Mapping[str, int],
     ) -> Resolution:
         """Return what the peer may have, after that is on record."""
         ...
@@ -117,6 +119,8 @@ class _ResolveHandler:
             require=Require(asked.require),
             address=address,
             request=instance,
+            max_age=asked.max_age,
+            min_versions=asked.min_versions,
         )
         if logs_requests():
             facts.statuses = Counter([str(result.status) for result in resolution.results])

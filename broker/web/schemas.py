@@ -8,9 +8,9 @@ import json
 from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from broker.resolution import Granted, Refused, Resolution
 from broker.secret import Encoding, SecretValue
@@ -24,6 +24,15 @@ class ResolveRequest(BaseModel):
 
     references: list[str]
     require: Literal["all", "any"] = "all"
+    max_age: Annotated[float, Field(ge=0, le=86_400)] | None = None
+    min_versions: dict[str, Annotated[int, Field(ge=1, le=2**31)]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _versions_of_what_is_asked(self) -> Self:
+        if not self.min_versions.keys() <= set(self.references):
+            message = "min_versions names a reference that is not asked for"
+            raise ValueError(message)
+        return self
 
 
 def resolution_body(resolution: Resolution) -> bytes:

@@ -25,6 +25,8 @@ from broker.pattern import parse_pattern
 from broker.policy.decision import Allow
 from broker.resolution import DENIED_DETAIL, Granted, Refused, Require, Resolution
 from broker.resolve import ResolveReferences
+from broker.secret import Reading, SecretDocument
+from broker.sources import Sources
 from broker.tokens import TokenClaims
 from tests.fakes import (
     FakeClock,
@@ -59,8 +61,7 @@ class Bench:
         self.resolver = ResolveReferences(
             policy=self.policy,
             verifier=self.verifier,
-            cache=self.cache,
-            providers={"vault": self.vault, "env": self.env},
+            sources=Sources(cache=self.cache, providers={"vault": self.vault, "env": self.env}),
             trail=self.trail,
             fingerprints=FakeFingerprints(),
             metrics=self.metrics,
@@ -74,6 +75,7 @@ class Bench:
         require: Require = Require.ALL,
         token: str | None = None,
         peer: PeerIdentity | None = None,
+        **freshness: object,
     ) -> Resolution:
         return await self.resolver.resolve(
             peer=peer or fake_peer(),
@@ -82,6 +84,7 @@ class Bench:
             require=require,
             address=ip_address("10.0.0.7"),
             request="request-1",
+            **freshness,
         )
 
     def give_token(self, *scope: str, environment: str = "production") -> None:
@@ -356,3 +359,56 @@ async def test_policy_sees_only_canonical_references(bench: Bench) -> None:
     [(reference, context)] = bench.policy.asked
     assert reference.text == "env:PAT"
     assert (str(context.address), context.scope) == ("10.0.0.7", None)
+
+
+async def test_a_caller_may_ask_for_a_younger_value_than_policy_does(bench: Bench) -> None:
+    await bench.ask(KEY)
+    bench.vault.sources["secret/app"] = fields_reading(key="changed")
+    bench.clock.advance(20)
+    assert values(await bench.ask(KEY, max_age=30)) == [CANARY]
+    assert values(await bench.ask(KEY, max_age=10)) == ["changed"]
+
+
+async def test_a_caller_may_not_ask_for_an_older_value_than_policy_allows(bench: Bench) -> None:
+    await bench.ask(KEY)
+    bench.vault.sources["secret/app"] = SourceUnavailableError("away")
+    bench.clock.advance(3601)
+    assert values(await bench.ask(KEY, require=Require.ANY, max_age=86_400)) == ["unavailable"]
+
+
+async def test_a_value_older_than_the_caller_takes_is_not_handed_out_while_the_source_is_away(bench: Bench) -> None:
+    await bench.ask(KEY)
+    bench.vault.sources["secret/app"] = SourceUnavailableError("away")
+    bench.clock.advance(60)
+    assert values(await bench.ask(KEY, require=Require.ANY, max_age=30)) == ["unavailable"]
+    assert values(await bench.ask(KEY)) == [CANARY]
+
+
+async def test_asking_for_fresh_values_again_and_again_costs_one_read_a_second(bench: Bench) -> None:
+    for _ in range(50):
+        await bench.ask(KEY, max_age=0)
+        bench.clock.advance(0.1)
+    assert len(bench.vault.fetched) <= 6
+
+
+async def test_an_earlier_version_than_the_caller_knows_of_is_read_again(bench: Bench) -> None:
+    await bench.ask(KEY)
+    bench.clock.advance(5)
+    bench.vault.sources["secret/app"] = Reading(SecretDocument.of_fields({"key": "second"}, size=6), version="2")
+    assert values(await bench.ask(KEY, min_versions={KEY: 1})) == [CANARY]
+    assert values(await bench.ask(KEY, min_versions={KEY: 2})) == ["second"]
+
+
+async def test_a_version_that_the_source_has_not_yet_is_unavailable_and_costs_one_read_a_second(bench: Bench) -> None:
+    for _ in range(20):
+        resolution = await bench.ask(KEY, require=Require.ANY, min_versions={KEY: 7})
+        [result] = resolution.results
+        assert isinstance(result, Refused)
+        assert (result.status, result.retry_after) == ("unavailable", 1.0)
+        bench.clock.advance(0.1)
+    assert len(bench.vault.fetched) <= 3
+
+
+async def test_a_version_of_a_source_that_keeps_none_is_invalid(bench: Bench) -> None:
+    resolution = await bench.ask("env:PAT", require=Require.ANY, min_versions={"env:PAT": 1})
+    assert [result.status for result in resolution.results] == ["invalid"]

@@ -17,6 +17,7 @@ from broker.logs import EventRecord
 from broker.policy.decision import Allow
 from broker.resolve import ResolveReferences
 from broker.secret import Reading, SecretDocument
+from broker.sources import Sources
 from broker.web.middleware import request_id_of
 from broker.web.routes import RESOLVE_PATH, RequestLimits, build_agent_app
 from tests.fakes import (
@@ -57,8 +58,7 @@ class Bench:
         resolve = ResolveReferences(
             policy=self.policy,
             verifier=FakeVerifier(),
-            cache=cache,
-            providers={"vault": self.vault, "env": self.env},
+            sources=Sources(cache=cache, providers={"vault": self.vault, "env": self.env}),
             trail=self.trail,
             fingerprints=FakeFingerprints(),
             metrics=self.metrics,
@@ -164,6 +164,10 @@ REFUSED_BODIES: dict[str, tuple[bytes, str]] = {
     "references a string": (b'{"references": "$PAT"}', "request_invalid"),
     "a number as reference": (b'{"references": [1]}', "request_invalid"),
     "require a boolean": (body_of("$PAT", require=True), "request_invalid"),
+    "a negative age": (body_of("$PAT", max_age=-1), "request_invalid"),
+    "an age as text": (body_of("$PAT", max_age="1"), "request_invalid"),
+    "version 0": (body_of("$PAT", min_versions={"$PAT": 0}), "request_invalid"),
+    "the version of what is not asked": (body_of("$PAT", min_versions={"env:RAW": 1}), "request_invalid"),
     "require unknown": (body_of("$PAT", require="ALL"), "request_invalid"),
     "unknown field": (body_of("$PAT", **{CANARY: 1}), "request_invalid"),
     "no references": (b"{}", "request_invalid"),

@@ -1,0 +1,115 @@
+"""Read what policy allows: each source once a request, from memory or by its provider, as fresh as was asked for."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from broker.cache import Cache
+from broker.errors import FetchError, MissingPart, SecretMissingError, SecretUnusableError, SourceUnavailableError
+from broker.policy.decision import Allow, Decision
+from broker.providers.base import Provider
+from broker.reference import Reference, Source
+from broker.remembered import Cached
+
+# Nobody makes the broker read a source more often than this by asking for something fresher.
+_YOUNG_SECONDS: Final = 1.0
+_LAG_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freshness:
+    """What an asker wants beyond what policy gives; it tightens and never loosens.
+
+    Attributes:
+        max_age: Seconds since the read that a value may have; younger than a second is always young enough.
+        versions: The least version of sources that keep versions.
+
+    """
+
+    max_age: float | None = None
+    versions: Mapping[Source, int] = field(default_factory=dict)
+
+    def narrow(self, seconds: float) -> float:
+        """Return a clock of the policy, cut to what the asker wants."""
+        return seconds if self.max_age is None else min(seconds, max(self.max_age, _YOUNG_SECONDS))
+
+
+class Sources:
+    """Read sources for one request at a time."""
+
+    def __init__(self, *, cache: Cache, providers: Mapping[str, Provider]) -> None:
+        """Read by `providers`, by their schemes, and remember in `cache`."""
+        self._cache = cache
+        self._providers = providers
+
+    def label_of(self, reference: Reference) -> str:
+        """Return the name of the provider for the metrics, a closed set."""
+        return reference.source.scheme if reference.source.scheme in self._providers else "none"
+
+    async def read(
+        self, decisions: Mapping[Reference, Decision], freshness: Freshness
+    ) -> Mapping[Source, Cached | FetchError]:
+        """Read each allowed source once, with the shortest clocks that apply to it."""
+        clocks = _shortest_clocks(decisions, freshness)
+        readings: dict[Source, Cached | FetchError] = {}
+        for source, (fresh_for, max_stale) in clocks.items():
+            hit = self._cache.lookup(source, fresh_for=fresh_for, max_stale=max_stale)
+            if hit is not None and source not in freshness.versions:
+                readings[source] = hit
+        waiting = [source for source in clocks if source not in readings]
+        if waiting:
+            fetched = await asyncio.gather(
+                *(self._fetch(source, *clocks[source], freshness.versions.get(source)) for source in waiting)
+            )
+            readings.update(zip(waiting, fetched, strict=True))
+        return readings
+
+    async def _fetch(
+        self, source: Source, fresh_for: float, max_stale: float, version: int | None
+    ) -> Cached | FetchError:
+        provider = self._providers.get(source.scheme)
+        try:
+            if provider is None:
+                message = f"this broker has no provider for `{source.scheme}:`; its settings switch one on"
+                raise SecretMissingError(message, part=MissingPart.MOUNT)
+            provider.check(source)
+            found = await self._cache.get(source, fresh_for=fresh_for, max_stale=max_stale, fetch=provider.fetch)
+            if version is None or _version_of(found) >= version:
+                return found
+            newer = await self._cache.get(
+                source, fresh_for=_YOUNG_SECONDS, max_stale=_YOUNG_SECONDS, fetch=provider.fetch
+            )
+            return _require_version(newer, version)
+        except FetchError as error:
+            return error
+
+
+def _shortest_clocks(
+    decisions: Mapping[Reference, Decision], freshness: Freshness
+) -> dict[Source, tuple[float, float]]:
+    clocks: dict[Source, tuple[float, float]] = {}
+    for reference, decision in decisions.items():
+        if isinstance(decision, Allow):
+            fresh_for, max_stale = clocks.get(reference.source, (decision.fresh_for, decision.max_stale))
+            clocks[reference.source] = (min(fresh_for, decision.fresh_for), min(max_stale, decision.max_stale))
+    if freshness.max_age is None:
+        return clocks
+    return {source: (freshness.narrow(fresh), freshness.narrow(stale)) for source, (fresh, stale) in clocks.items()}
+
+
+def _version_of(cached: Cached) -> int:
+    version = cached.reading.version
+    if version is None or not version.isdecimal():
+        message = "the source keeps no versions, so min_versions can't name one"
+        raise SecretUnusableError(message)
+    return int(version)
+
+
+def _require_version(cached: Cached, version: int) -> Cached:
+    found = _version_of(cached)
+    if found < version:
+        # It may have been written a moment ago, and a standby of the store lags behind.
+        message = f"the source has version {found} and not version {version} yet"
+        raise SourceUnavailableError(message, retry_after=_LAG_SECONDS)
+    return cached
