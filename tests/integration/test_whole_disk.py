@@ -78,12 +78,14 @@ def audit_state(broker: RunningBroker) -> dict[str, object]:
     return dict(broker.operations("/readyz").json["dependencies"]["audit"])
 
 
-def until_it_refuses(broker: RunningBroker) -> None:
+def until_it_refuses(broker: RunningBroker, *, full: bool = False) -> None:
     # What lies in pages that the database already has may still be written, and rightly answered.
     wait_until(lambda: reveals_nothing(broker))
     wait_until(lambda: not audit_state(broker)["ready"])
     assert broker.operations("/readyz").status == 503
     assert broker.operations("/livez").status == 200
+    # A full disk may take a record in pages that a checkpoint has freed meanwhile; any other fault takes none.
+    assert full or all(reveals_nothing(broker) for _ in range(5))
     assert b"broker_audit_failures_total 0.0" not in broker.operations("/metrics").body
 
 
@@ -105,7 +107,7 @@ def test_a_full_disk_refuses_everything_and_heals_by_itself() -> None:
     with sandbox(fresh_for="5m") as place, small_disk(place) as disk, serving(place) as broker:
         assert broker.resolve(API_KEY).status == 200
         filler = fill(disk)
-        until_it_refuses(broker)
+        until_it_refuses(broker, full=True)
         filler.unlink()
         until_it_is_good_again(broker)
 
@@ -126,7 +128,7 @@ def test_a_full_disk_at_the_stop_ends_the_broker_all_the_same() -> None:
     with sandbox(fresh_for="5m") as place, small_disk(place) as disk, serving(place) as broker:
         assert broker.resolve(API_KEY).status == 200
         filler = fill(disk)
-        until_it_refuses(broker)
+        until_it_refuses(broker, full=True)
         assert broker.terminate() == 0
         assert "stop_not_recorded" in broker.log
         filler.unlink()
