@@ -50,6 +50,7 @@ class OpenBao:
         durable: bool = False,
         tls: Files | None = None,
         client_ca: Path | None = None,
+        join: "OpenBao | None" = None,
         lockout: bool = False,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -66,6 +67,7 @@ class OpenBao:
         self.log = directory / "openbao.log"
         self._tls = tls
         self._client_ca = client_ca
+        self._join = join
         self._lockout = lockout
         self._children: list[subprocess.Popen[bytes]] = []
         # Runs when the object goes and at the exit of the interpreter, whichever comes first.
@@ -89,6 +91,9 @@ class OpenBao:
         self._wait(lambda: self._status("GET", "sys/health") not in {None, 500})
         if not self._configured:
             self._wait(lambda: self._status("GET", "sys/health") == 200)
+        elif new and self._join:
+            self.root_token, self.unseal_key = self._join.root_token, self._join.unseal_key
+            self._wait(self._unsealed_as_standby)
         elif new:
             first = self.request("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1}).document
             self.root_token, self.unseal_key = first["root_token"], first["keys"][0]
@@ -127,6 +132,10 @@ class OpenBao:
         """Unseal the server and wait until it answers reads."""
         self.request("PUT", "sys/unseal", {"key": self.unseal_key or self._dev_unseal_key()})
         self._wait(lambda: self._status("GET", "sys/health") == 200)
+
+    def _unsealed_as_standby(self) -> bool:
+        self.request("PUT", "sys/unseal", {"key": self.unseal_key})
+        return self._status("GET", "sys/health") == 429
 
     @property
     def pid(self) -> int:
@@ -242,8 +251,9 @@ class OpenBao:
     def _config(self) -> str:
         data = self.directory / "data"
         data.mkdir(exist_ok=True)
+        join = f' retry_join {{\n  leader_api_addr = "{self._join.address}"\n }}\n' if self._join else ""
         storage = (
-            f'storage "raft" {{\n path = "{data}"\n node_id = "one"\n performance_multiplier = 1\n}}\n'
+            f'storage "raft" {{\n path = "{data}"\n node_id = "{self.port}"\n performance_multiplier = 1\n{join}}}\n'
             if self.durable
             else 'storage "inmem" {}\n'
         )
@@ -260,7 +270,8 @@ class OpenBao:
             )
         return (
             f"{storage}{listeners}"
-            f'listener "tcp" {{\n address = "127.0.0.1:{self._admin_port}"\n tls_disable = true\n}}\n'
+            f'listener "tcp" {{\n address = "127.0.0.1:{self._admin_port}"\n tls_disable = true\n'
+            f' cluster_address = "127.0.0.1:{self._cluster_port}"\n}}\n'
             f'api_addr = "{self.address}"\ncluster_addr = "http://127.0.0.1:{self._cluster_port}"\n'
         )
 

@@ -273,6 +273,11 @@ def fake_provider(it: Fake, directory: Path, **settings: object) -> VaultProvide
         (http(b"", status="204 No Content"), "not what Vault or OpenBao says"),
         (http(b"<h1>Not Found</h1>", status="404 Not Found", kind="text/html"), "not what Vault or OpenBao says"),
         (http(b"<h1>Bad</h1>", status="502 Bad Gateway", kind="text/html"), "has a fault (it answered 502)"),
+        # Said by a node that has just become the leader, about a young KV version 2 engine.
+        (
+            http(b'{"errors": ["Waiting for the primary. It will resume service."]}', status="400 Bad Request"),
+            "being set up in the store",
+        ),
         (http(b'{"errors": 5}', status="418 Teapot"), "answered 418, which was not expected"),
         (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{cut", "broke off"),
         (b"220 mail.example ESMTP\r\n\r\n", "no HTTP"),

@@ -1,6 +1,7 @@
 """How the broker gets to its store: fail-over, trust, pins, redirects, and nothing that mints sent twice."""
 
 import asyncio
+import contextlib
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from broker.errors import SourceUnavailableError
+from broker.errors import SourceUnavailableError, UpstreamDeniedError
 from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.request import StoreRequest
 from broker.providers.vault.trust import spki_pin
@@ -55,6 +56,13 @@ def provider_over(stores: tuple[OpenBao, ...], directory: Path, seen: Seen, **se
 async def value(provider: VaultProvider) -> str:
     reading = await provider.fetch(SECRET)
     return reading.document.select(("v",)).reveal().decode()
+
+
+async def maybe(provider: VaultProvider) -> str:
+    try:
+        return await value(provider)
+    except SourceUnavailableError:
+        return ""
 
 
 async def test_the_first_address_is_asked_as_long_as_it_serves(pair: tuple[OpenBao, OpenBao], tmp_path: Path) -> None:
@@ -108,6 +116,37 @@ async def test_an_address_that_is_dead_at_the_start_is_passed_over(
     provider = provider_of(["http://127.0.0.1:1", pair[1].address], auth)
     assert await value(provider) == "second"
     await provider.ping()
+
+
+async def test_the_nodes_of_one_cluster_share_the_token_over_a_change_of_leader(tmp_path: Path) -> None:
+    leader = await asyncio.to_thread(OpenBao, tmp_path / "one", durable=True)
+    standby = await asyncio.to_thread(OpenBao, tmp_path / "two", durable=True, join=leader)
+    try:
+        leader.mount("secret", "kv", {"version": "2"})
+        leader.put_secret("way", v="of the cluster")
+        leader.policy("reader", READER)
+        role_id, secret_id = leader.approle("broker", ["reader"])
+        file = private(tmp_path / "secret_id", secret_id)
+        seen = Seen()
+        auth = {"approle": {"role_id": role_id, "secret_id_file": str(file)}}
+        # The standby is named first: it would serve reads, and the leader is better.
+        provider = provider_of([standby.address, leader.address], auth, seen=seen, probe_seconds=0.2)
+        assert await value(provider) == "of the cluster"
+        assert await provider._transport._addresses.current() == leader.address
+        await asyncio.to_thread(leader.request, "PUT", "sys/step-down")
+        async with asyncio.timeout(60):
+            while await provider._transport._addresses.current() != standby.address:
+                with contextlib.suppress(SourceUnavailableError):
+                    await provider.ping()
+                await asyncio.sleep(0.1)
+            # The new leader sets its engines up first.
+            while not (found := await maybe(provider)):  # noqa: ASYNC110  What is waited for is the store.
+                await asyncio.sleep(0.1)
+        assert found == "of the cluster"
+        assert seen.count("login") == 1
+    finally:
+        await asyncio.to_thread(standby.close)
+        await asyncio.to_thread(leader.close)
 
 
 # What a server that is no store shows of the broker.
@@ -239,6 +278,70 @@ async def test_a_class_of_requests_has_its_own_time_outs(tmp_path: Path) -> None
     assert seen.requests == []
     await provider.aclose()
     server.close()
+
+
+# Denials.
+
+
+async def test_denials_in_the_words_for_a_dead_token_cost_no_login_and_few_look_ups(tmp_path: Path) -> None:
+    async with script(
+        **{"secret/data/way": answer({"errors": ["permission denied"]}, status="403 Forbidden")}
+    ) as store:
+        seen = Seen()
+        provider = scripted_provider(tmp_path, store.address, seen=seen)
+        for _ in range(20):
+            with pytest.raises(UpstreamDeniedError):
+                await value(provider)
+        assert store.count("/v1/secret/data/way") >= 20
+        assert store.count("/v1/auth/token/lookup-self") == 2, "the login's, and one that unmasked the words"
+        await provider.aclose()
+
+
+# Credentials.
+
+CANARY = "canary-4711-geheim"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        answer({"errors": [f"no {CANARY} here"]}, status="400 Bad Request"),
+        answer({"errors": [f"1 error occurred: {CANARY}"]}, status="500 Internal Server Error"),
+        answer({"auth": CANARY}),
+        b"",
+    ],
+    ids=["refused", "broken", "nonsense", "lost"],
+)
+async def test_no_credential_of_any_login_is_in_an_error_a_log_or_a_repr(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: bytes
+) -> None:
+    caplog.set_level("DEBUG")
+    file = str(private(tmp_path / "credential", CANARY))
+    ways: dict[str, dict[str, Any]] = {
+        "approle": {"role_id": "r", "secret_id_file": file},
+        "jwt": {"role": "r", "token_file": file},
+        "kubernetes": {"role": "r", "token_file": file},
+        "aws": {
+            "role": "r",
+            "access_key_id_file": file,
+            "secret_access_key_file": file,
+            "session_token_file": file,
+        },
+        "unsafe_userpass": {"username": "r", "password_file": file},
+    }
+    wrapped = {"approle": {"role_id": "r", "wrapped_secret_id_file": file, "role_name": "r"}}
+    paths = ("approle/login", "jwt/login", "kubernetes/login", "aws/login", "userpass/login/r", "token/lookup-self")
+    answers = {**{f"auth/{path}": fault for path in paths}, "sys/wrapping/lookup": fault}
+    async with script(**answers) as store:
+        for auth in (*({name: way} for name, way in ways.items()), wrapped, {"token_file": file}):
+            provider = provider_of(store.address, auth)
+            with pytest.raises(SourceUnavailableError) as caught:
+                await provider.fetch(SECRET)
+            shown = f"{caught.value!r}{vars(caught.value)}{vars(provider)}{vars(provider._login)}"
+            assert CANARY not in shown
+            await provider.aclose()
+        assert {path for _, path, _ in store.asked} >= {f"/v1/{path}" for path in answers}
+    assert CANARY not in caplog.text
 
 
 # Trust.

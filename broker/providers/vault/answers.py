@@ -20,6 +20,7 @@ _OUTAGES: Final = frozenset({501, 502, 503, 504})
 
 # Status, a part of the text ("" for any), and what it means; the first that fits counts.
 _STATES: Final = (
+    (400, "resume service", "the secrets engine is being set up in the store, and serves in a moment"),
     (404, "namespace not found", "the store knows no such namespace; look at providers.vault.namespace"),
     (429, "", "the store limits the rate of requests"),
     (500, "active cluster node not found", "the store has no leader"),
