@@ -20,19 +20,17 @@ ARG REVISION=
 RUN PATH=/opt/build/bin:$PATH SOURCE_COMMIT=${REVISION} hatchling build -t wheel -d /dist \
  && /opt/build/bin/python -m pip --python /opt/broker/bin/python install --no-compile --no-deps --no-index /dist/*.whl \
  && find /opt/broker/bin -type f ! -name broker -delete \
- && find /opt/broker/lib -name direct_url.json -delete \
- # The root is read-only where the broker runs, so bytecode that is not here would be compiled at every start and at
- # every health check. It is bound to no time stamp: the files never change.
- && /opt/broker/bin/python -m compileall -f -q --invalidation-mode unchecked-hash /opt/broker/lib
+ && find /opt/broker/lib \( -name direct_url.json -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' \) -delete
 COPY deploy/image/compile_imported.py /
-# A fixed uid, so that volumes and pod security contexts can name it.
+# A fixed uid, so that volumes and pod security contexts can name it. The root is read-only where the broker runs, so
+# bytecode that is not here would be compiled at every start and at every health check.
 RUN install -d /rootfs/etc/logflux-broker /rootfs/opt \
  && install -d -o 1000 -g 1000 -m 0700 /rootfs/var/lib/logflux-broker \
  && cp /etc/passwd /etc/group /rootfs/etc/ \
  && echo 'broker:x:1000:1000:logflux-broker:/nonexistent:/usr/sbin/nologin' >>/rootfs/etc/passwd \
  && echo 'broker:x:1000:' >>/rootfs/etc/group \
- && /opt/broker/bin/python /compile_imported.py /rootfs \
- && mv /opt/broker /rootfs/opt/
+ && cp -a /opt/broker /rootfs/opt/ \
+ && /opt/broker/bin/python /compile_imported.py /rootfs
 
 FROM ${BASE}
 ARG VERSION=unknown

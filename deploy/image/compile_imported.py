@@ -1,8 +1,9 @@
-"""Compile the modules of the standard library that the broker imports; the build of the image runs this.
+"""Compile the modules that the broker imports; the build of the image runs this.
 
 The slim Python images carry no bytecode of the standard library, and a broker on a read-only root can't
-write any, so every start and every health check would compile it again. Compiling all of it would add
-twice the bytes that are ever read. The bytecode is bound to no time stamp, because a build sets its own.
+write any, so every start and every health check would compile it again. Compiling everything that is
+installed would add twice the bytes that are ever read. The bytecode is bound to no time stamp, because a
+build sets its own.
 """
 
 import importlib
@@ -19,8 +20,7 @@ def main(root: Path) -> None:
     """Write the bytecode below `root`, at the places where the interpreter of the image looks for it."""
     for verb in VERBS:
         importlib.import_module(verb.module)
-    library = Path(sysconfig.get_path("stdlib"))
-    for source in sorted(_sources(library)):
+    for source in sorted(_sources()):
         py_compile.compile(
             str(source),
             cfile=str(root / Path(importlib.util.cache_from_source(str(source))).relative_to("/")),
@@ -29,9 +29,14 @@ def main(root: Path) -> None:
         )
 
 
-def _sources(library: Path) -> set[Path]:
+def _sources() -> set[Path]:
+    ours = (Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib")))
     files = (getattr(module, "__file__", None) for module in tuple(sys.modules.values()))
-    return {Path(file) for file in files if file and file.endswith(".py") and Path(file).is_relative_to(library)}
+    return {
+        Path(file)
+        for file in files
+        if file and file.endswith(".py") and any(Path(file).is_relative_to(place) for place in ours)
+    }
 
 
 if __name__ == "__main__":
