@@ -9,7 +9,9 @@ import pytest
 
 from broker.errors import SourceUnavailableError
 from broker.providers.vault.provider import VaultProvider
+from broker.providers.vault.trust import spki_pin
 from broker.reference import parse
+from tests.certificates import Files as Pair
 from tests.certificates import TestAuthority
 from tests.openbao import Files, OpenBao
 from tests.proxies import Proxy, dante, squid
@@ -27,9 +29,14 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> TestAuthority:
 
 
 @pytest.fixture(scope="module")
-def store(authority: TestAuthority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    server = authority.server()
-    it = OpenBao(tmp_path_factory.mktemp("bao"), tls=Files(server.certificate, server.key))
+def own(authority: TestAuthority) -> Pair:
+    """The store's certificate."""
+    return authority.server()
+
+
+@pytest.fixture(scope="module")
+def store(own: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    it = OpenBao(tmp_path_factory.mktemp("bao"), tls=Files(own.certificate, own.key))
     it.mount("secret", "kv", {"version": "2"})
     it.put_secret("behind", v="x")
     yield it
@@ -140,12 +147,13 @@ async def test_proxy_credentials_that_were_replaced_are_used_at_once(
 
 
 async def test_a_tunnel_through_an_https_proxy_whose_key_is_not_the_stores(
-    store: OpenBao, authority: TestAuthority, tmp_path: Path
+    store: OpenBao, own: Pair, authority: TestAuthority, tmp_path: Path
 ) -> None:
     server = authority.server()
     with squid(tls=server) as it:
         proxy = {"address": f"https://127.0.0.1:{it.port}"}
-        provider = provider_through(store, authority, tmp_path, proxy)
+        pins = [spki_pin(own.der), "sha256/" + "A" * 43 + "="]
+        provider = provider_through(store, authority, tmp_path, proxy, pins=pins)
         assert (await provider.fetch(SECRET)).version == "1"
         await provider.aclose()
         await until(lambda: f"CONNECT localhost:{store.port}" in it.asked)

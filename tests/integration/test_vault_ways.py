@@ -91,6 +91,19 @@ async def test_another_address_serves_while_the_first_fails_and_the_first_again_
             await asyncio.sleep(0.05)
 
 
+async def test_reads_that_wait_behind_a_hanging_address_go_on_at_another(
+    pair: tuple[OpenBao, OpenBao], tmp_path: Path
+) -> None:
+    first, _ = pair
+    provider = provider_over(pair, tmp_path, Seen(), max_connections=3)
+    assert await value(provider) == "first"
+    await asyncio.to_thread(first.stop)
+    try:
+        assert set(await asyncio.gather(*(value(provider) for _ in range(30)))) == {"second"}
+    finally:
+        await asyncio.to_thread(first.cont)
+
+
 async def test_all_addresses_down_is_unavailable_and_costs_few_questions(
     pair: tuple[OpenBao, OpenBao], tmp_path: Path
 ) -> None:
