@@ -125,6 +125,9 @@ def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: Running
     assert {"log", "metrics", "cmdline", "audit.db", "audit.db-wal while it runs", "checkpoints.log"} <= places.keys()
     assert all(places[name] for name in ("exec", "audit search", "audit.db-wal while it runs"))
     assert found_in(places) == []
+    # What proves the broker to its store opens more than any value.
+    credential = (broker.place.directory / "secret_id").read_bytes()
+    assert [place for place, content in places.items() if credential in content] == []
 
 
 def answer_to_the_secret_itself(broker: RunningBroker) -> bytes:
