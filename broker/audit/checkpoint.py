@@ -37,13 +37,16 @@ _VERIFIER_KEY: Final = re.compile(r"([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What a checkpoint says: the trail `trail_id` had `size` records, and the last one's hash was `head`."""
+    """What a checkpoint says: the trail `trail_id` had `size` records, and the last one's hash was `head`.
+
+    `heartbeat` is None where an older broker signed it.
+    """
 
     trail_id: str
     size: int
     head: bytes
     time: str
-    heartbeat: Heartbeat
+    heartbeat: Heartbeat | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +103,14 @@ class CheckpointKey:
 
     def sign(self, checkpoint: Checkpoint) -> bytes:
         """Return the signed note of `checkpoint`."""
+        heartbeat = checkpoint.heartbeat
         lines = (
             _origin(self.verifier),
             str(checkpoint.size),
             _base64(checkpoint.head),
             f"trail {checkpoint.trail_id}",
             f"time {checkpoint.time}",
-            f"beat {checkpoint.heartbeat.text}",
+            *([] if heartbeat is None else [f"beat {heartbeat.text}"]),
         )
         signed = "".join(line + "\n" for line in lines)
         signature = self.verifier.key_id + self._private_key.sign(signed.encode())
@@ -190,10 +194,10 @@ def _is_from(key: VerifierKey, name: str, data: bytes) -> bool:
 
 def _parse(lines: list[str], *, origin: str) -> Checkpoint | None:
     match lines:
-        case [first, size, head, trail, time, beat, ""] if first == origin and size.isascii() and size.isdecimal():
-            data, heartbeat = _unbase64(head), Heartbeat.parse(beat.removeprefix("beat "))
-            named = trail.startswith("trail ") and time.startswith("time ") and beat.startswith("beat ")
-            if len(data) == HASH_BYTES and named and heartbeat is not None:
+        case [first, size, head, trail, time, *beat, ""] if first == origin and size.isascii() and size.isdecimal():
+            data, heartbeat = _unbase64(head), Heartbeat.parse(beat[0].removeprefix("beat ")) if beat else None
+            known = not beat or (len(beat) == 1 and beat[0].startswith("beat ") and heartbeat is not None)
+            if len(data) == HASH_BYTES and trail.startswith("trail ") and time.startswith("time ") and known:
                 return Checkpoint(
                     trail_id=trail.removeprefix("trail "),
                     size=int(size[:19]),

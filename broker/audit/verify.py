@@ -144,17 +144,21 @@ def _compare_end(walk: Walk, anchors: dict[int, list[Checkpoint]]) -> None:
 
 def _compare_beats(walk: Walk, anchors: dict[int, list[Checkpoint]]) -> None:
     """Find checkpoints that a running broker must have signed and that are not there."""
-    beats = [Beat(one.size, one.heartbeat) for one in _all(anchors) if one.trail_id == walk.trail_id]
+    ours = [one for one in _all(anchors) if one.trail_id == walk.trail_id]
+    beats = [Beat(one.size, one.heartbeat) for one in ours if one.heartbeat is not None]
     for silence in silences(beats, outages=walk.outages):
         detail = f"the checkpoint up to this record: {silence.detail}"
         walk.findings.append(Finding(Tampering.HEARTBEAT, silence.size, detail))
-    last = max(anchors.get(max(anchors, default=0), ()), key=lambda one: one.heartbeat.uptime_ms, default=None)
-    if last is None or walk.seq <= last.size or any(seq > last.size for seq in walk.outages):
+    last_size = max(anchors, default=0)
+    last = [(one.time, one.heartbeat) for one in anchors.get(last_size, ()) if one.heartbeat is not None]
+    patience = [(_milliseconds(time), heartbeat.patience_ms) for time, heartbeat in last]
+    if not patience or walk.seq <= last_size or any(seq > last_size for seq in walk.outages):
         return
-    unsigned_ms = walk.time_ms - _milliseconds(last.time)
-    if unsigned_ms > last.heartbeat.patience_ms:
+    signed_ms, patience_ms = max(patience)
+    unsigned_ms = walk.time_ms - signed_ms
+    if unsigned_ms > patience_ms:
         detail = f"records from here on were written for {unsigned_ms // 1000} s without a checkpoint"
-        walk.findings.append(Finding(Tampering.HEARTBEAT, last.size + 1, detail))
+        walk.findings.append(Finding(Tampering.HEARTBEAT, last_size + 1, detail))
 
 
 def _milliseconds(time: str) -> int:

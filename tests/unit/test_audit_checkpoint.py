@@ -4,6 +4,7 @@ import base64
 import os
 import resource
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,11 @@ def test_a_note_says_what_was_signed(key: CheckpointKey) -> None:
     note = key.sign(CHECKPOINT)
     assert note.decode().split("\n")[:3] == ["logflux-broker/chain", "42", base64.b64encode(CHECKPOINT.head).decode()]
     assert open_note(note, key.verifier) == CHECKPOINT
+
+
+def test_a_note_of_an_older_broker_has_no_heartbeat_and_is_as_good(key: CheckpointKey) -> None:
+    older = replace(CHECKPOINT, heartbeat=None)
+    assert open_note(key.sign(older), key.verifier) == older
 
 
 def test_the_published_go_example_verifies() -> None:
