@@ -6,9 +6,13 @@ at that moment would never get it, and be answered with a timeout. Here the requ
 
 import asyncio
 from contextlib import suppress
+from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+
+# A request whose head has just come is not counted before its task has run.
+_SETTLE_SECONDS: Final = 0.05
 
 
 class Drain:
@@ -46,4 +50,7 @@ class Drain:
         self._ending = True
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._none.wait()
+                await asyncio.sleep(_SETTLE_SECONDS)
+                while self._in_flight:
+                    await self._none.wait()
+                    await asyncio.sleep(_SETTLE_SECONDS)
