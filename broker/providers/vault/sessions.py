@@ -127,7 +127,7 @@ class SessionPool:
 
     def _session(self, connector: Any, **options: Any) -> aiohttp.ClientSession:  # noqa: ANN401  aiohttp's own options.
         session = aiohttp.ClientSession(
-            connector=connector(limit=self._settings.max_connections, **options),
+            connector=connector(limit=0, limit_per_host=self._settings.max_connections, **options),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,

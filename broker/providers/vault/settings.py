@@ -89,7 +89,7 @@ class VaultSettings(Section):
         default=10.0, description="How long a resolved name is used; after that the last good one while nobody answers."
     )
     max_connections: Annotated[int, Field(ge=1, le=1000)] = Field(
-        default=32, description="Connections that are open at once."
+        default=32, description="Connections to one address that are open at once."
     )
     requests_per_second: Annotated[float, Field(gt=0, le=100_000)] = Field(
         default=200.0, description="Requests a second that it is asked at most, logins and renewals included."

@@ -31,8 +31,10 @@ class StoreTransport:
         self._clock = clock
         self._observer = observer
         self._budget = Budget(per_second=settings.requests_per_second, clock=clock)
-        # One connection is left for logins and renewals, however many reads hang.
-        self._slots = asyncio.Semaphore(max(1, settings.max_connections - 1))
+        # One connection is left for logins and renewals, however many reads hang; reads that hang at one address
+        # keep nobody from another.
+        slots = max(1, settings.max_connections - 1)
+        self._slots = {address: asyncio.Semaphore(slots) for address in settings.endpoints}
         self._sessions = SessionPool(settings=settings, clock=clock, observer=observer)
         self._connection = StoreConnection(settings=settings, sessions=self._sessions)
         self._addresses = AddressBook(
@@ -98,7 +100,7 @@ class StoreTransport:
         return _HEALTHS.get(response.status, Health.DOWN)
 
     async def _send_once(self, address: str, request: StoreRequest) -> StoreResponse:
-        async with self._turn(request):
+        async with self._turn(address, request):
             began = self._clock.monotonic()
             outcome = "unavailable"
             try:
@@ -119,12 +121,12 @@ class StoreTransport:
         return response
 
     @asynccontextmanager
-    async def _turn(self, request: StoreRequest) -> AsyncIterator[None]:
+    async def _turn(self, address: str, request: StoreRequest) -> AsyncIterator[None]:
         """Wait for a connection and for the budget, at most as long as one request may take."""
         try:
             async with (
                 asyncio.timeout(self._settings.timeouts[request.patience].total_seconds) as limit,
-                nullcontext() if request.is_reserved else self._slots,
+                nullcontext() if request.is_reserved else self._slots[address],
             ):
                 await self._budget.take(reserved=request.is_reserved)
                 self._count_budget()
