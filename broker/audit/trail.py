@@ -27,8 +27,6 @@ from broker.logs import EventLogger, error_fields
 from broker.metrics import Metrics
 
 MAX_COMMIT: Final = 256
-# From its bytes to its event a request takes two turns of the loop.
-_QUIET_TURNS: Final = 2
 _LOG: Final = EventLogger("broker.audit")
 _CLOSED: Final = "the audit trail is closed; the broker is stopping"
 
@@ -221,7 +219,6 @@ class Trail:
             return
         if not self._pending:
             await self._wait(self._checkpoints.seconds_until_due(self._head))
-        await self._let_others_join()
         batch = [self._pending.popleft() for _ in range(min(MAX_COMMIT, len(self._pending)))]
         self._metrics.audit_pending(len(self._pending))
         if batch:
@@ -237,14 +234,6 @@ class Trail:
         with suppress(TimeoutError):
             async with asyncio.timeout(max(seconds, 0.0)):
                 await self._wake.wait()
-
-    async def _let_others_join(self) -> None:
-        """Go on while turns of the event loop bring more events: who is ready now shares the commit that begins."""
-        known, quiet = len(self._pending), 0
-        while quiet < _QUIET_TURNS and 0 < known < MAX_COMMIT:
-            await asyncio.sleep(0)
-            quiet = 0 if len(self._pending) > known else quiet + 1
-            known = len(self._pending)
 
     async def _commit_batch(self, batch: list[_Pending]) -> None:
         try:
