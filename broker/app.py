@@ -132,7 +132,9 @@ class Service:
         self._settings_file = settings_file
         self.clock = clock or SystemClock()
         self.registry = CollectorRegistry()
-        self.metrics = Metrics(registry=self.registry, version=version("logflux-broker"))
+        # Asked now: it reads files, which would hold up the event loop.
+        self._version = version("logflux-broker")
+        self.metrics = Metrics(registry=self.registry, version=self._version)
         self.readiness = Readiness(clock=self.clock, metrics=self.metrics)
         state = settings.state_directory
         _private_directory(state)
@@ -333,7 +335,7 @@ class Service:
 
     def _own_event(self, kind: EventKind) -> AuditEvent:
         details: dict[str, str | int] = {
-            "version": version("logflux-broker"),
+            "version": self._version,
             "policy": self._policy.current.digest,
             "agent_port": self.agent_port,
         }
