@@ -151,7 +151,7 @@ class StoreLogin:
 
     async def _look_up(self, session: _Session) -> bool:
         try:
-            await session.client.auth.token.lookup_self()
+            answer = await session.client.auth.token.lookup_self()
         except StoreAnswerError as error:
             if error.status != FORBIDDEN:
                 raise unavailable(error) from None
@@ -161,6 +161,10 @@ class StoreLogin:
                 return False
             # A policy was asked, so the token lives; only the broker's rights there are too narrow.
             _LOG.warning("store_rights_missing", path="auth/token/lookup-self", capability="read")
+        else:
+            if not isinstance(answer, dict):
+                # A page of something in between, say: it knows nothing of the token.
+                raise bad_answer()
         session.proved = self._clock.monotonic()
         return True
 

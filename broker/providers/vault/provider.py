@@ -123,6 +123,8 @@ class VaultProvider:
             standby, health = error.status in _STANDBY, error.document
             if not standby:
                 raise unavailable(error) from None
+        if not isinstance(health, dict):
+            raise bad_answer()
         self._clocks.compare(began, health)
         if standby:
             await self._transport.prefer_active()
