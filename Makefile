@@ -8,7 +8,7 @@ T ?= tests
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image-check lint fmt run bench docs docs-check lock wheel sbom audit-dependencies clean
+.PHONY: help demo test image-check lint fmt run bench docs reliability docs-check lock wheel sbom audit-dependencies clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ bench: $(STAMP) ## Measure against bao proxy, bao agent and an empty handler, as
 
 docs: $(STAMP) ## Write the generated pages anew
 	@$(BIN)/python -m broker.cli.docs docs/configuration.md
+
+reliability: $(STAMP) ## Put every fault on a real store, and write docs/reliability.md out of what was seen
+	@tests/install-servers.sh
+	@rm -rf build/faults
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/faults $(ARGS)
+	@$(BIN)/python -m tests.faults.page docs/reliability.md
 
 docs-check: $(STAMP) ## Check the generated pages, the links and the commands of the documentation
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -p no:randomly tests/unit/test_docs.py $(ARGS)
