@@ -27,7 +27,7 @@ from broker.config import Settings, TracingSettings
 from broker.config_file import SettingsFile
 from broker.config_source import validate_section
 from broker.descriptors import connections_within_limit
-from broker.errors import AuditUnavailableError, SettingsInvalidError, SourceUnavailableError
+from broker.errors import AuditUnavailableError, SettingsInvalidError
 from broker.issue import IssueToken
 from broker.key_file import load_or_create_secret
 from broker.logs import EventLogger, set_level
@@ -36,6 +36,7 @@ from broker.policy.current import CurrentPolicy
 from broker.policy_file import PolicyFile, load_policy
 from broker.providers.base import Provider, ProviderTools
 from broker.providers.registry import PROVIDERS
+from broker.readiness import Dependencies, Readiness
 from broker.reload import PartName, Reloader
 from broker.resolve import ResolveReferences
 from broker.signing import load_or_create_signing_key
@@ -53,13 +54,12 @@ from broker.web.drain import Drain
 from broker.web.listener import HandshakeResult, TlsListener, bind
 from broker.web.middleware import request_id_of
 from broker.web.oauth import oauth_routes
-from broker.web.operations import Readiness, build_operations_app
+from broker.web.operations import build_operations_app
 from broker.web.parser import require_strict_parser
 from broker.web.routes import RequestLimits, build_agent_app
 from broker.web.tls import HandshakeOutcome, Peers
 
 _LOG = EventLogger("broker.app")
-_PING_SECONDS = 5.0
 # What a provider whose section says nothing of it may have open at once.
 _PROVIDER_CONNECTIONS = 32
 
@@ -212,7 +212,16 @@ class Service:
         self._reloader = self._build_reloader()
         for provider in self._providers.values():
             self._stack.push_async_callback(provider.aclose)
-        self._own_task(self._watch_dependencies())
+        dependencies = Dependencies(
+            readiness=self.readiness,
+            trail=self._trail,
+            certificates=self._credentials,
+            providers=self._providers,
+            cache=self._cache,
+            metrics=self.metrics,
+            looked=self.looked,
+        )
+        self._own_task(dependencies.watch())
         self._own_task(self._reloader.watch())
         self._own_task(self._cache.keep_fresh())
         agents = self._agent_application()
@@ -358,29 +367,6 @@ class Service:
         # A refused handshake reveals nothing, so it need not wait for the trail; a failing trail is loud by itself.
         with suppress(AuditUnavailableError):
             await self._trail.append(event)
-
-    async def _watch_dependencies(self) -> None:
-        """Keep readiness equal to what the trail and the providers say, for ever."""
-        while True:
-            healthy = self._trail.healthy
-            self.readiness.set("audit", ready=healthy, reason="" if healthy else "the trail can't be written")
-            fault = self._credentials.health()
-            self.readiness.set("certificates", ready=not fault, reason=fault)
-            await asyncio.gather(*(self._ping(scheme, provider) for scheme, provider in self._providers.items()))
-            self.looked.set()
-            self.metrics.cache_outlook(await self._cache.outlook(self._providers))
-            await asyncio.sleep(_PING_SECONDS if healthy else 1.0)
-
-    async def _ping(self, scheme: str, provider: Provider) -> None:
-        try:
-            async with asyncio.timeout(_PING_SECONDS):
-                await provider.ping()
-        except SourceUnavailableError as error:
-            self.readiness.set(scheme, ready=False, reason=error.detail)
-        except TimeoutError:
-            self.readiness.set(scheme, ready=False, reason="no answer in time")
-        else:
-            self.readiness.set(scheme, ready=True, reason="")
 
     def _own_task(self, coroutine: Coroutine[None, None, None]) -> None:
         """Run `coroutine` until the service stops."""

@@ -15,7 +15,7 @@ from broker.app import Service
 from broker.cli.undumpable import forbid_dumps
 from broker.config import Settings
 from broker.config_source import read_settings, settings_file
-from broker.errors import BrokerError
+from broker.errors import BrokerError, SettingsInvalidError
 from broker.logs import EventLogger, configure, error_fields, report_loop_error
 from broker.systemd.activation import inherited_sockets
 from broker.systemd.notify import ServiceManager
@@ -145,14 +145,20 @@ async def _running(coroutine: Coroutine[None, None, None]) -> AsyncIterator[None
 
 
 def loop_factory(*, uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return the factory of uvloop's loops when it is asked for and installed, else None."""
+    """Return the factory of uvloop's loops when it is asked for, None for asyncio's own.
+
+    Raises:
+        SettingsInvalidError: It is asked for and not installed.
+
+    """
     if not uvloop:
         return None
-    with contextlib.suppress(ImportError):
+    try:
         import uvloop as module  # noqa: PLC0415  An optional extra, needed by nobody who does not ask for it.
-
-        return module.new_event_loop
-    return None
+    except ImportError:
+        message = "--uvloop: is not installed here; pip install 'logflux-broker[uvloop]', or leave the flag out"
+        raise SettingsInvalidError(message) from None
+    return module.new_event_loop
 
 
 def configure_logging(settings: Settings) -> None:

@@ -1,7 +1,6 @@
 """The operations listener: is it alive, is it ready and since when, and what has it counted."""
 
 import json
-from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,8 +8,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from broker.clock import Clock
-from broker.metrics import Metrics
+from broker.readiness import Readiness
 from broker.web.middleware import finish, json_headers, operations_edge
 from broker.web.schemas import rfc3339
 
@@ -18,76 +16,6 @@ LIVEZ_PATH: Final = "/livez"
 READYZ_PATH: Final = "/readyz"
 METRICS_PATH: Final = "/metrics"
 _NOT_READY: Final = 503
-_UNKNOWN: Final = "not looked at yet"
-
-
-@dataclass(frozen=True, slots=True)
-class DependencyState:
-    """What is known about one dependency; `since` is the wall time of the last change."""
-
-    ready: bool
-    reason: str
-    since: float
-
-
-class Readiness:
-    """What the broker needs in order to answer, and how each of that is."""
-
-    def __init__(self, *, clock: Clock, metrics: Metrics) -> None:
-        """Begin with nothing known, which is not ready."""
-        self._clock = clock
-        self._metrics = metrics
-        self._states: dict[str, DependencyState] = {}
-        self._watchers: list[Callable[[], None]] = []
-
-    def set(self, dependency: str, ready: bool, reason: str) -> None:  # noqa: FBT001  Callers write `ready=`.
-        """State how a dependency is; the since-when changes only when `ready` does."""
-        known = self._states.get(dependency)
-        since = known.since if known is not None and known.ready == ready else self._clock.now()
-        state = self._states[dependency] = DependencyState(ready, reason, since)
-        self._metrics.ready(dependency=dependency, ready=ready)
-        if state != known:
-            self._tell()
-
-    def expect(self, *dependencies: str) -> None:
-        """Count each of them as not ready until it has been looked at."""
-        for dependency in dependencies:
-            self._states[dependency] = DependencyState(ready=False, reason=_UNKNOWN, since=self._clock.now())
-            self._metrics.ready(dependency=dependency, ready=False)
-        self._tell()
-
-    def watch(self, changed: Callable[[], None]) -> None:
-        """Call `changed` whenever a dependency, or the reason why it is not ready, is another one than before."""
-        self._watchers.append(changed)
-
-    @property
-    def ready(self) -> bool:
-        """Tell whether every dependency is ready, and there is one."""
-        return self.ready_without(())
-
-    def ready_without(self, excluded: Collection[str]) -> bool:
-        """Tell whether every dependency but the `excluded` is ready, and there is one."""
-        counted = [state.ready for name, state in self._states.items() if name not in excluded]
-        return bool(counted) and all(counted)
-
-    @property
-    def in_words(self) -> str:
-        """Return one line for people: "ready", or what is not and why."""
-        faults: dict[str, list[str]] = {}
-        for name, state in self.snapshot().items():
-            if not state.ready:
-                faults.setdefault(state.reason, []).append(name)
-        if faults:
-            return "not ready: " + "; ".join(f"{', '.join(names)}: {reason}" for reason, names in faults.items())
-        return "ready" if self._states else "starting"
-
-    def _tell(self) -> None:
-        for changed in self._watchers:
-            changed()
-
-    def snapshot(self) -> dict[str, DependencyState]:
-        """Return the state of every dependency, by name."""
-        return dict(sorted(self._states.items()))
 
 
 def build_operations_app(*, readiness: Readiness, registry: CollectorRegistry) -> web.Application:

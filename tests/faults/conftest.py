@@ -15,7 +15,7 @@ from tests.openbao import OpenBao
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let readiness look at the store each second, so that the matrix takes minutes and not hours."""
-    monkeypatch.setattr("broker.app._PING_SECONDS", 1.0)
+    monkeypatch.setattr("broker.readiness._PING_SECONDS", 1.0)
 
 
 @asynccontextmanager

@@ -13,12 +13,13 @@ from openapi_spec_validator import validate
 
 import broker.errors
 from broker.errors import BrokerError, MissingPart, SecretMissingError
+from broker.readiness import Readiness
 from broker.resolution import Granted, Refused, Resolution, Status
 from broker.secret import Encoding, SecretValue
 from broker.web.body import MAX_DEPTH
 from broker.web.middleware import request_id_of
 from broker.web.oauth import oauth_routes
-from broker.web.operations import Readiness, build_operations_app
+from broker.web.operations import build_operations_app
 from broker.web.problems import PROBLEMS, TYPE_PREFIX, WORST_FIRST, WebCode, problem, problem_of, resolution_problem
 from broker.web.routes import RequestLimits, build_agent_app
 from broker.web.schemas import ResolveRequest, resolution_body

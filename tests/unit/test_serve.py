@@ -1,10 +1,12 @@
 """What `broker serve` does with signals, apart from the service itself."""
 
 import asyncio
+import sys
 
 import pytest
 
-from broker.cli.serve import reload_when
+from broker.cli.serve import loop_factory, reload_when
+from broker.errors import SettingsInvalidError
 from broker.systemd.notify import ServiceManager
 from tests.service_manager import notify_socket
 
@@ -58,3 +60,20 @@ async def test_a_reload_that_fails_is_logged_and_the_next_one_counts(caplog: pyt
     assert reloads == 2
     assert caplog.text.count("reload_failed") == 2
     assert "hunter2" not in caplog.text
+
+
+def test_uvloop_that_is_asked_for_and_not_installed_is_an_error_and_no_silent_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert loop_factory(uvloop=False) is None
+    with pytest.raises(SettingsInvalidError, match=r"logflux-broker\[uvloop\]"):
+        loop_factory(uvloop=True)
+
+
+def test_uvloop_is_used_when_it_is_asked_for() -> None:
+    factory = loop_factory(uvloop=True)
+    assert factory is not None
+    loop = factory()
+    loop.close()
+    assert type(loop).__module__.startswith("uvloop")
