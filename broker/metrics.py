@@ -101,45 +101,7 @@ class Metrics:
             ["provider"],
             registry=registry,
         )
-        # operation: read, login, renew, lookup, mounts, health; outcome: ok, denied, missing, unavailable, invalid.
-        self._upstream = Counter(
-            "broker_upstream_requests",
-            "Requests to a back end.",
-            ["provider", "operation", "outcome"],
-            registry=registry,
-        )
-        self._upstream_seconds = Histogram(
-            "broker_upstream_seconds",
-            "Time of one request to a back end.",
-            ["provider"],
-            buckets=_FAST,
-            registry=registry,
-        )
-        self._budget = Gauge(
-            "broker_upstream_budget_per_second",
-            "Requests a second that a back end is asked at most.",
-            ["provider"],
-            registry=registry,
-        )
-        self._throttled = Counter(
-            "broker_upstream_throttled", "Requests that waited for the budget.", ["provider"], registry=registry
-        )
-        self._budget_refused = Counter(
-            "broker_upstream_refused", "Requests that got no turn within the budget.", ["provider"], registry=registry
-        )
-        self._clock_skew = Gauge(
-            "broker_clock_skew_seconds",
-            "Wall clock of the broker minus that of a back end.",
-            ["provider"],
-            registry=registry,
-        )
-        # alarm: one of `_ALARMS`, for a store.
-        self._alarms = Counter(
-            "broker_upstream_alarms",
-            "What a person has to look at on the way to a back end.",
-            ["provider", "alarm"],
-            registry=registry,
-        )
+        self._declare_upstream(registry)
         # outcome: issued, or an OAuth error code.
         self._tokens = Counter("broker_tokens", "Token requests answered.", ["outcome"], registry=registry)
         # outcome: ok, or a `TokenRefusedReason`.
@@ -196,6 +158,53 @@ class Metrics:
         )
         self._revocation_list.set(math.nan)
         _tell_build(registry, version)
+
+    def _declare_upstream(self, registry: CollectorRegistry) -> None:
+        # operation: read, login, renew, lookup, mounts, health; outcome: ok, denied, missing, unavailable, invalid.
+        self._upstream = Counter(
+            "broker_upstream_requests",
+            "Requests to a back end.",
+            ["provider", "operation", "outcome"],
+            registry=registry,
+        )
+        self._upstream_seconds = Histogram(
+            "broker_upstream_seconds",
+            "Time of one request to a back end.",
+            ["provider"],
+            buckets=_FAST,
+            registry=registry,
+        )
+        self._budget = Gauge(
+            "broker_upstream_budget_per_second",
+            "Requests a second that a back end is asked at most.",
+            ["provider"],
+            registry=registry,
+        )
+        self._throttled = Counter(
+            "broker_upstream_throttled", "Requests that waited for the budget.", ["provider"], registry=registry
+        )
+        self._budget_refused = Counter(
+            "broker_upstream_refused", "Requests that got no turn within the budget.", ["provider"], registry=registry
+        )
+        self._breaker = Gauge(
+            "broker_upstream_breaker_open",
+            "1 while a back end is taken to be away and only probed.",
+            ["provider"],
+            registry=registry,
+        )
+        self._clock_skew = Gauge(
+            "broker_clock_skew_seconds",
+            "Wall clock of the broker minus that of a back end.",
+            ["provider"],
+            registry=registry,
+        )
+        # alarm: one of `_ALARMS`, for a store.
+        self._alarms = Counter(
+            "broker_upstream_alarms",
+            "What a person has to look at on the way to a back end.",
+            ["provider", "alarm"],
+            registry=registry,
+        )
 
     def expect(
         self,
@@ -272,6 +281,10 @@ class Metrics:
         self._budget.labels(provider).set(per_second)
         self._throttled.labels(provider).inc(throttled)
         self._budget_refused.labels(provider).inc(refused)
+
+    def upstream_breaker(self, *, provider: str, is_open: bool) -> None:
+        """State whether a back end is taken to be away and only probed."""
+        self._breaker.labels(provider).set(1 if is_open else 0)
 
     def upstream_alarm(self, *, provider: str, alarm: str) -> None:
         """Count what a person has to look at."""

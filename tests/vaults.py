@@ -30,6 +30,7 @@ class Seen:
         self.refused = 0
         self.skews: list[float] = []
         self.alarms: list[str] = []
+        self.is_away = False
         self._ahead = 0.0
 
     def upstream_request(self, *, provider: str, operation: str, outcome: str, seconds: float) -> None:
@@ -41,6 +42,10 @@ class Seen:
         assert provider == "vault"
         self.budgets.append((per_second, throttled))
         self.refused += refused
+
+    def upstream_breaker(self, *, provider: str, is_open: bool) -> None:
+        assert provider == "vault"
+        self.is_away = is_open
 
     def clock_skew(self, *, provider: str, seconds: float) -> None:
         assert provider == "vault"

@@ -66,6 +66,10 @@ class UpstreamObserver(Protocol):
         """State the budget in requests a second, and add requests that had to wait for it or got no turn in time."""
         ...
 
+    def upstream_breaker(self, *, provider: str, is_open: bool) -> None:
+        """State whether a back end is taken to be away, so that it is asked by a probe now and then alone."""
+        ...
+
     def upstream_alarm(self, *, provider: str, alarm: str) -> None:
         """Count what a person has to look at (`alarm`: certificate, pin, files, wrapping_token_used, and so on)."""
         ...

@@ -280,7 +280,7 @@ class VaultHarness:
     async def __aenter__(self) -> Self:
         self._store = await asyncio.to_thread(self._start)
         auth = {"token_file": self._directory / "token"}
-        settings = {"address": self._store.address, "total_seconds": 20, "auth": auth}
+        settings = {"address": self._store.address, "total_seconds": 20, "probe_seconds": 0.2, "auth": auth}
         self._provider = VaultProvider(settings=VaultSettings.model_validate(settings), tools=tools())
         return self
 

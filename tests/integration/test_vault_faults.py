@@ -57,6 +57,8 @@ async def test_a_sealed_store_is_unavailable_and_heals_with_the_same_token(
     assert (await unavailable(provider)).detail == "the store is sealed"
     assert (await unready(provider)).detail == "the store is sealed"
     own_openbao.unseal()
+    assert (await unavailable(provider)).detail == "the store is sealed", "it is not time to look again"
+    seen.advance(5)
     await provider.ping()
     assert (await provider.fetch(SECRET)).version == "1"
     assert seen.count("lookup") <= 2, "a sealed store says nothing about the token"
@@ -102,6 +104,7 @@ async def test_a_killed_store_is_unavailable_and_a_restarted_one_serves_again(
     await asyncio.to_thread(store.start)
     assert (await unavailable(provider)).detail == "the store is sealed"
     await asyncio.to_thread(store.unseal)
+    seen.advance(5)
     assert (await provider.fetch(SECRET)).version == "1"
     assert seen.count("login") == 1
 

@@ -102,9 +102,25 @@ def is_outage(status: int, document: Any) -> bool:  # noqa: ANN401  JSON can be 
     return status in _OUTAGES and "locked by an administrator" not in says
 
 
+def stopped_by_itself(status: int, document: Any) -> bool:  # noqa: ANN401  As above.
+    """Tell whether the store can't write its audit log, and so serves nobody; an engine's fault reads otherwise."""
+    return status == SERVER_FAULT and _errors(document) == ("internal error",)
+
+
 def unavailable(error: StoreAnswerError) -> SourceUnavailableError:
     """Return the error for an answer that says nothing about the secret."""
-    return SourceUnavailableError(_state(error), retry_after=error.retry_after)
+    return SourceUnavailableError(state_of(error.status, error.document), retry_after=error.retry_after)
+
+
+def state_of(status: int, document: Any) -> str:  # noqa: ANN401  As above.
+    """Return what an answer that gives nothing says about the store, in fixed words."""
+    errors = _errors(document)
+    for known, text, state in _STATES:
+        if status == known and (not text or any(text in error for error in errors)):
+            return state
+    if status >= SERVER_FAULT:
+        return f"the store, or something before it, has a fault (it answered {status})"
+    return f"the store answered {status}, which was not expected"
 
 
 def bad_answer() -> SourceUnavailableError:
@@ -116,12 +132,3 @@ def bad_answer() -> SourceUnavailableError:
 def _errors(document: Any) -> tuple[str, ...]:  # noqa: ANN401  As above.
     found = document.get("errors") if isinstance(document, dict) else None
     return tuple(str(text) for text in found) if isinstance(found, list) else ()
-
-
-def _state(error: StoreAnswerError) -> str:
-    for status, text, state in _STATES:
-        if error.status == status and error.says(text):
-            return state
-    if error.status >= SERVER_FAULT:
-        return f"the store, or something before it, has a fault (it answered {error.status})"
-    return f"the store answered {error.status}, which was not expected"

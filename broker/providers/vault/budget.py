@@ -45,6 +45,11 @@ class Budget:
         if waits:
             self.throttled += 1
 
+    def drain(self) -> None:
+        """Empty the bucket, so that from now on no second sees more than its rate."""
+        self._level = 0.0
+        self._at = self._clock.monotonic()
+
     def _lacking(self, floor: float) -> float:
         now = self._clock.monotonic()
         self._level = min(self._capacity, self._level + (now - self._at) * self.per_second)

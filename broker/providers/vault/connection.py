@@ -8,7 +8,7 @@ import aiohttp
 from yarl import URL
 
 from broker.errors import SecretUnusableError, SourceUnavailableError
-from broker.providers.vault.failures import failure_of
+from broker.providers.vault.failures import LostError, failure_of
 from broker.providers.vault.request import StoreRequest, StoreResponse
 from broker.providers.vault.sessions import SessionPool, Sessions
 from broker.providers.vault.settings import VaultSettings
@@ -110,4 +110,4 @@ def _parse(text: bytes) -> Any:  # noqa: ANN401  JSON can be anything.
         return json.loads(text)
     except (ValueError, RecursionError):
         message = "the store's answer is no valid JSON; is something else listening at providers.vault.address?"
-        raise SourceUnavailableError(message) from None
+        raise LostError(message) from None

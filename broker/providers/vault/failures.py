@@ -27,7 +27,7 @@ class UnreachableError(WayError, NothingSentError):
 
 
 class LostError(WayError):
-    """The connection ended before the whole answer was there: nobody knows what the store did."""
+    """No whole answer came before the connection ended: nobody knows what the store did."""
 
 
 class UntrustedError(UnreachableError):

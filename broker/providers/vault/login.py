@@ -11,6 +11,8 @@ from broker.errors import SecretUnusableError, SourceUnavailableError, UpstreamD
 from broker.logs import EventLogger
 from broker.providers.vault.adapter import make_client
 from broker.providers.vault.answers import BAD_REQUEST, FORBIDDEN, StoreAnswerError, bad_answer, unavailable
+from broker.providers.vault.breaker import BreakerOpenError
+from broker.providers.vault.failures import WayError
 from broker.providers.vault.flight import SingleFlight
 from broker.providers.vault.login_gate import LoginGate
 from broker.providers.vault.logins.method import Credential, Grant, LoginMethod
@@ -24,6 +26,8 @@ _LOG: Final = EventLogger("broker.providers.vault")
 _PROOF_SECONDS: Final = 5.0
 _RENEW_AT: Final = 2 / 3
 _JITTER: Final = 0.1
+# Shorter than the time between two probes of a store that is away, so that none of them is wasted on a pause.
+_AWAY_SECONDS: Final = 0.9
 _FOLLOW_SECONDS: Final = 1.0
 
 
@@ -96,15 +100,15 @@ class StoreLogin:
         message = "the store refuses the broker's new token too"
         raise SourceUnavailableError(message, retry_after=_PROOF_SECONDS)
 
-    async def prove(self) -> None:
-        """Return when there is a token that the store takes.
+    async def prove(self, *, recent_proof_will_do: bool = True) -> None:
+        """Return when there is a token that the store takes; without `recent_proof_will_do` it is asked now.
 
         Raises:
             SourceUnavailableError: There is none.
 
         """
         session = await self._current()
-        if not await self._is_good(session, recent_proof_will_do=True):
+        if not await self._is_good(session, recent_proof_will_do=recent_proof_will_do):
             await self._replace(session)
 
     async def aclose(self) -> None:
@@ -180,6 +184,12 @@ class StoreLogin:
             if error.status in {BAD_REQUEST, FORBIDDEN}:
                 raise self._gate.refused(credential) from None
             raise self._gate.failed(unavailable(error)) from None
+        except BreakerOpenError:
+            # Nothing was tried, so nothing failed.
+            raise
+        except WayError as error:
+            # The breaker already keeps a store that is away from being asked often.
+            raise self._gate.failed(error, limit_seconds=_AWAY_SECONDS) from None
         except SourceUnavailableError as error:
             raise self._gate.failed(error) from None
         except (AttributeError, KeyError, TypeError, ValueError, SecretUnusableError):

@@ -1,5 +1,6 @@
 """What keeps a refused or failing login from being repeated."""
 
+import math
 from typing import Final
 
 from broker.clock import Clock
@@ -53,9 +54,9 @@ class LoginGate:
         message = "the store refuses the broker's login; look at the credential in its file and at its role there"
         return self.failed(SourceUnavailableError(message))
 
-    def failed(self, error: SourceUnavailableError) -> SourceUnavailableError:
-        """Begin a pause, and return the error with its length."""
-        pause = max(self._backoff.failed(), error.retry_after or 0.0)
+    def failed(self, error: SourceUnavailableError, *, limit_seconds: float = math.inf) -> SourceUnavailableError:
+        """Begin a pause, no longer than `limit_seconds` unless the store asks for more; return the error with it."""
+        pause = max(min(self._backoff.failed(), limit_seconds), error.retry_after or 0.0)
         self._not_before = self._clock.monotonic() + pause
         self._last = error.detail
         return SourceUnavailableError(error.detail, retry_after=pause)

@@ -112,6 +112,9 @@ class VaultProvider:
             SourceUnavailableError: It could not.
 
         """
+        if self._transport.is_away:
+            # The probe: a healthy document is no proof that reads are served, and a good token is.
+            await self._prove()
         client = make_client(settings=self._settings, transport=self._transport, token=None)
         # Health is a matter of the server: in a namespace it answers 400.
         client.adapter.namespace = None
@@ -161,6 +164,12 @@ class VaultProvider:
         await self._login.aclose()
         await self._mounts.aclose()
         await self._transport.aclose()
+
+    async def _prove(self) -> None:
+        try:
+            await self._login.prove(recent_proof_will_do=False)
+        except StoreAnswerError as error:
+            raise unavailable(error) from None
 
     async def _look(self, path: str) -> dict[str, Any]:
         try:

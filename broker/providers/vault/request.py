@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from broker.providers.vault.answers import is_outage
+from broker.providers.vault.answers import is_outage, state_of, stopped_by_itself
 
 Patience = Literal["read", "login", "health"]
 
@@ -24,7 +24,10 @@ _OF_THE_TOKEN: Final = frozenset({"renew", "lookup", "login"})
 _IDENTIFIED: Final = frozenset({"renew", "login"})
 # A GET of these changes nothing at the store, whoever sends it.
 _ASKS_ONLY: Final = frozenset({"lookup", "mounts", "health"})
+_OK: Final = 200
 _REDIRECTS: Final = range(300, 400)
+# What a health document is sent with by a store that serves, the last two by a standby.
+_HEALTHY: Final = frozenset({200, 429, 473})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,19 @@ class StoreResponse:
     def is_outage(self) -> bool:
         """Tell whether this address can serve nothing now, so that another one may."""
         return is_outage(self.status, self.document)
+
+    @property
+    def state(self) -> str:
+        """Return what an error answer says about the store, in fixed words."""
+        return state_of(self.status, self.document)
+
+    def is_failure(self, request: StoreRequest) -> bool:
+        """Tell whether this answer to `request` counts as a failure of the store, and not of one path in it."""
+        # A page of HTML with 200 is the word of somebody else, and so is the way to an address that nobody listed.
+        is_foreign = self.status == _OK and not isinstance(self.document, dict)
+        if request.operation == "health":
+            return is_foreign or self.status not in _HEALTHY
+        return is_foreign or self.is_redirect or self.is_outage or stopped_by_itself(self.status, self.document)
 
     @property
     def was_not_processed(self) -> bool:

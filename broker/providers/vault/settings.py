@@ -50,7 +50,7 @@ class VaultSettings(Section):
         description="Instead: its addresses by preference. One is asked at a time, and another when it fails.",
     )
     probe_seconds: Seconds = Field(
-        default=5.0, description="Time between two looks at the health of addresses that are not asked."
+        default=5.0, description="Time between two probes of a store that is away, and of addresses that are not asked."
     )
     return_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
         default=60.0, description="How long the first address must have been healthy before it is asked again."

@@ -9,6 +9,7 @@ from broker.clock import Clock
 from broker.errors import SecretUnusableError, SourceUnavailableError
 from broker.providers.base import UpstreamObserver
 from broker.providers.vault.addresses import AddressBook, Health
+from broker.providers.vault.breaker import Breaker, Permit
 from broker.providers.vault.budget import Budget
 from broker.providers.vault.connection import StoreConnection
 from broker.providers.vault.failures import LostError, NothingSentError, NoTurnError, WayError
@@ -19,6 +20,7 @@ from broker.providers.vault.settings import VaultSettings
 _OUTCOMES: Final = {200: "ok", 204: "ok", 400: "invalid", 403: "denied", 404: "missing"}
 _HEALTH: Final = StoreRequest(method="GET", path="/v1/sys/health", headers={"X-Vault-Request": "true"})
 # A standby says 429 in OpenBao, and 473 in Vault when it serves reads.
+_SEALED: Final = frozenset({501, 503})
 _HEALTHS: Final = {200: Health.ACTIVE, 429: Health.STANDBY, 473: Health.STANDBY}
 
 
@@ -44,11 +46,52 @@ class StoreTransport:
             probe_seconds=settings.probe_seconds,
             return_seconds=settings.return_seconds,
         )
+        self._breaker = Breaker(probe_seconds=settings.probe_seconds, clock=clock)
         self._throttled = 0
+        observer.upstream_breaker(provider="vault", is_open=False)
         observer.upstream_budget(provider="vault", per_second=settings.requests_per_second, throttled=0, refused=0)
 
+    @property
+    def is_away(self) -> bool:
+        """Tell whether the store serves nobody, so that only a probe now and then is sent."""
+        return self._breaker.is_open
+
     async def send(self, request: StoreRequest) -> StoreResponse:
-        """Return the answer to `request`.
+        """Return the answer to `request`, which is sent only while the store serves, or when a probe is due.
+
+        Raises:
+            BreakerOpenError: The store does not serve; nothing was sent.
+            SourceUnavailableError: There is no answer, or none that can be read.
+            SecretUnusableError: The secret is larger than an answer may be.
+
+        """
+        permit = self._breaker.admit()
+        was_open = self._breaker.is_open
+        try:
+            response = await self._route(request)
+            self._judge(permit, request, response)
+        except WayError as error:
+            self._breaker.failed(permit, reason=error.detail, retry_after=error.retry_after)
+            raise
+        finally:
+            # Does nothing after a verdict; without one, the next request may be the probe.
+            self._breaker.undecided(permit)
+            if self._breaker.is_open is not was_open:
+                self._observer.upstream_breaker(provider="vault", is_open=self._breaker.is_open)
+        return response
+
+    def _judge(self, permit: Permit, request: StoreRequest, response: StoreResponse) -> None:
+        """Tell the breaker what an answer says about the store as a whole."""
+        if response.is_failure(request):
+            # The store's own word that it can serve nobody; from something before it, one such answer may be a slip.
+            at_once = response.status in _SEALED and isinstance(response.document, dict)
+            self._breaker.failed(permit, reason=response.state, at_once=at_once, retry_after=response.retry_after)
+        elif request.operation != "health" and self._breaker.passed(permit):
+            # What waited for the store must not come to it as one heap.
+            self._budget.drain()
+
+    async def _route(self, request: StoreRequest) -> StoreResponse:
+        """Return the answer of the address that serves.
 
         It is sent a second time in three cases: to another address when the first surely did nothing, there or
         here when `request.may_repeat`, and to a listed address that the store redirects to.

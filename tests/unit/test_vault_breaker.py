@@ -1,0 +1,119 @@
+"""The breaker of a store: when it opens, what it lets through meanwhile, and when it closes."""
+
+import pytest
+
+from broker.providers.vault.breaker import Breaker, BreakerOpenError
+from tests.fakes import FakeClock
+
+REASON = "the store is sealed"
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def breaker(clock: FakeClock) -> Breaker:
+    return Breaker(probe_seconds=5, clock=clock)
+
+
+def open_it(breaker: Breaker) -> None:
+    breaker.failed(breaker.admit(), reason=REASON, at_once=True)
+
+
+def refused(breaker: Breaker) -> BreakerOpenError:
+    with pytest.raises(BreakerOpenError) as caught:
+        breaker.admit()
+    return caught.value
+
+
+def test_three_failures_in_a_row_open_it(breaker: Breaker) -> None:
+    for _ in range(2):
+        breaker.failed(breaker.admit(), reason="lost")
+    breaker.passed(breaker.admit())
+    for _ in range(2):
+        breaker.failed(breaker.admit(), reason="lost")
+    assert not breaker.is_open
+    breaker.failed(breaker.admit(), reason="lost")
+    assert breaker.is_open
+
+
+def test_a_store_that_says_that_it_is_sealed_opens_it_at_once(breaker: Breaker) -> None:
+    open_it(breaker)
+    assert breaker.is_open
+
+
+def test_while_open_a_request_fails_at_once_with_the_reason_and_the_time_to_the_next_probe(
+    breaker: Breaker, clock: FakeClock
+) -> None:
+    open_it(breaker)
+    clock.advance(2)
+    error = refused(breaker)
+    assert error.detail == REASON
+    assert error.retry_after == pytest.approx(3)
+
+
+def test_one_probe_in_its_time_however_many_ask(breaker: Breaker, clock: FakeClock) -> None:
+    open_it(breaker)
+    probes = 0
+    for _ in range(600):
+        clock.advance(0.1)
+        for _ in range(5):
+            try:
+                permit = breaker.admit()
+            except BreakerOpenError:
+                continue
+            probes += 1
+            breaker.failed(permit, reason="lost")
+    assert 11 <= probes <= 12
+
+
+def test_a_probe_that_hangs_is_the_only_one(breaker: Breaker, clock: FakeClock) -> None:
+    open_it(breaker)
+    clock.advance(5)
+    permit = breaker.admit()
+    clock.advance(60)
+    refused(breaker)
+    breaker.failed(permit, reason="the store does not answer in time")
+    assert refused(breaker).detail == "the store does not answer in time"
+
+
+def test_a_probe_that_is_answered_closes_it_and_one_that_was_cancelled_frees_its_place(
+    breaker: Breaker, clock: FakeClock
+) -> None:
+    open_it(breaker)
+    clock.advance(5)
+    breaker.undecided(breaker.admit())
+    clock.advance(5)
+    assert breaker.passed(breaker.admit())
+    assert not breaker.is_open
+    breaker.admit()
+
+
+def test_what_was_sent_before_the_store_came_back_does_not_open_it_again(breaker: Breaker, clock: FakeClock) -> None:
+    late = [breaker.admit() for _ in range(5)]
+    open_it(breaker)
+    clock.advance(5)
+    breaker.passed(breaker.admit())
+    for permit in late:
+        breaker.failed(permit, reason="lost", at_once=True)
+    assert not breaker.is_open
+
+
+def test_what_was_sent_before_the_outage_does_not_close_it(breaker: Breaker) -> None:
+    late = breaker.admit()
+    open_it(breaker)
+    assert not breaker.passed(late)
+    assert breaker.is_open
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(30.0, 30.0), (1.0, 5.0), (86_400.0, 60.0)])
+def test_a_pause_that_the_store_asks_for_is_kept_and_no_longer_than_a_minute(
+    breaker: Breaker, clock: FakeClock, asked: float, waited: float
+) -> None:
+    breaker.failed(breaker.admit(), reason=REASON, at_once=True, retry_after=asked)
+    clock.advance(waited - 0.1)
+    refused(breaker)
+    clock.advance(0.1)
+    breaker.admit()
