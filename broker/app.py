@@ -6,7 +6,7 @@ Nothing else constructs collaborators, and only this module picks implementation
 import asyncio
 import os
 import socket
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,11 +30,14 @@ from broker.descriptors import connections_within_limit
 from broker.errors import AuditUnavailableError, SettingsInvalidError
 from broker.issue import IssueToken
 from broker.key_file import load_or_create_secret
+from broker.leases.book import LeaseSettings
+from broker.leases.leases import Leases
+from broker.leases.record import LeaseRecord
 from broker.logs import EventLogger, set_level
 from broker.metrics import Metrics
 from broker.policy.current import CurrentPolicy
 from broker.policy_file import PolicyFile, load_policy
-from broker.providers.base import Provider, ProviderTools
+from broker.providers.base import Leasing, Provider, ProviderTools
 from broker.providers.registry import PROVIDERS
 from broker.readiness import Dependencies, Readiness
 from broker.reload import PartName, Reloader
@@ -44,6 +47,7 @@ from broker.sources import Sources
 from broker.store.schema import schema_version
 from broker.store.sqlite import SqliteTrailStore
 from broker.store.sqlite_reader import SqliteTrailReader
+from broker.store.state import SqliteStateStore, read_leases
 from broker.systemd.activation import AGENTS, OPERATIONS
 from broker.tokens import SigningKey, TokenVerifier, public_jwks
 from broker.tracing import Tracing, require_extra
@@ -51,6 +55,7 @@ from broker.tracing import Trail as AuditTrail
 from broker.web.certificates import TlsFiles
 from broker.web.credentials import Credentials
 from broker.web.drain import Drain
+from broker.web.leases import lease_routes
 from broker.web.listener import HandshakeResult, TlsListener, bind
 from broker.web.middleware import request_id_of
 from broker.web.oauth import oauth_routes
@@ -67,6 +72,11 @@ _PROVIDER_CONNECTIONS = 32
 def open_trail_reader(database: Path) -> SqliteTrailReader:
     """Return a reader of the trail in `database`, beside a broker that may be writing it."""
     return SqliteTrailReader(database)
+
+
+def open_leases(database: Path) -> Iterator[LeaseRecord]:
+    """Return the leases in `database`, beside a broker that may be writing it. Raises: SettingsInvalidError."""
+    return read_leases(database)
 
 
 def known_schema() -> int:
@@ -167,6 +177,7 @@ class Service:
         self._tracing = _tracing(settings.tracing)
         self._stack = AsyncExitStack()
         self._trail: Trail
+        self._leases: Leases
         self._reloader: Reloader
         self._listener: TlsListener
 
@@ -212,6 +223,7 @@ class Service:
         self._reloader = self._build_reloader()
         for provider in self._providers.values():
             self._stack.push_async_callback(provider.aclose)
+        await self._open_leases()
         dependencies = Dependencies(
             readiness=self.readiness,
             trail=self._trail,
@@ -244,6 +256,25 @@ class Service:
     async def reload(self) -> bool:
         """Read everything again that can change; return whether all of it is in force as its files stand."""
         return await self._reloader.reload()
+
+    async def _open_leases(self) -> None:
+        store = SqliteStateStore(self.settings.state_directory / "state.db")
+        await store.open()
+        self._stack.push_async_callback(store.aclose)
+        minting = {scheme: provider for scheme, provider in self._providers.items() if isinstance(provider, Leasing)}
+        settings = self.settings.leases
+        self._leases = Leases(
+            store=store,
+            providers=minting,
+            policy=self._policy,
+            trail=self._trail,
+            metrics=self.metrics,
+            clock=self.clock,
+            settings=LeaseSettings(**settings.model_dump()),
+        )
+        await self._leases.open()
+        self._stack.push_async_callback(self._leases.aclose)
+        self._own_task(self._leases.keep())
 
     def _build_reloader(self) -> Reloader:
         policy = PolicyFile(
@@ -297,7 +328,7 @@ class Service:
         resolve = ResolveReferences(
             policy=self._policy,
             verifier=TokenVerifier(issuer=self.issuer, audience=self.issuer, keys=keys, max_lifetime=3600),
-            sources=Sources(cache=self._cache, providers=providers),
+            sources=Sources(cache=self._cache, leases=self._leases, providers=providers),
             trail=trail,
             fingerprints=Fingerprinter(key=self._keys.fingerprint, key_id="k1"),
             metrics=self.metrics,
@@ -326,15 +357,18 @@ class Service:
                 body_seconds=settings.limits.body_seconds,
             ),
             allowed_hosts=frozenset(settings.listen.allowed_hosts) or None,
-            extra_routes=oauth_routes(
-                issue=issue,
-                peers=peers,
-                clock=self.clock,
-                jwks=public_jwks(keys),
-                issuer=self.issuer,
-                request_id_of=request_id_of,
-                refuse_identity=resolve.refuse_identity,
-            ),
+            extra_routes=[
+                *oauth_routes(
+                    issue=issue,
+                    peers=peers,
+                    clock=self.clock,
+                    jwks=public_jwks(keys),
+                    issuer=self.issuer,
+                    request_id_of=request_id_of,
+                    refuse_identity=resolve.refuse_identity,
+                ),
+                *lease_routes(leases=self._leases, peers=peers, refuser=resolve, clock=self.clock),
+            ],
             outermost=[*([] if tracing is None else [tracing.middleware()]), self._drain.middleware()],
         )
 

@@ -97,6 +97,18 @@ class CacheSettings(Section):
     fetch_seconds: Seconds = Field(default=10.0, description="Time for one read of a source.")
 
 
+class LeaseSection(Section):
+    """Credentials that a store makes for one identity."""
+
+    overlap_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=300.0, description="How long a credential lives on after its identity got the next one."
+    )
+    revoke_at_stop: bool = Field(
+        default=True, description="Whether the broker revokes all of them when it stops; else they end by themselves."
+    )
+    stop_seconds: Seconds = Field(default=10.0, description="Time for that; what is left is revoked at the next start.")
+
+
 class AuditSettings(Section):
     """The trail."""
 
@@ -152,6 +164,7 @@ class Settings(BaseSettings):
     tls: TlsSettings
     limits: LimitSettings = Field(default_factory=LimitSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
+    leases: LeaseSection = Field(default_factory=LeaseSection)
     audit: AuditSettings = Field(default_factory=AuditSettings)
     tokens: TokenSettings = Field(default_factory=TokenSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)

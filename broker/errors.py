@@ -178,6 +178,12 @@ class SourceUnavailableError(FetchError):
         self.retry_after = retry_after
 
 
+class SourceMintsError(FetchError):
+    """Reading the source would make something for one asker, so it has to be minted; it says nothing of a fault."""
+
+    code = "source_mints"
+
+
 class SecretUnusableError(FetchError):
     """The source has something there that can't be handed out: too large, not base64, no regular file."""
 
@@ -188,6 +194,18 @@ class AuditUnavailableError(BrokerError):
     """The audit record can't be made durable, so nothing may be revealed."""
 
     code = "audit_unavailable"
+
+
+class StateUnavailableError(BrokerError):
+    """What the broker has to remember can't be made durable, so nothing may be done that depends on it."""
+
+    code = "state_unavailable"
+
+
+class LeaseUnknownError(BrokerError):
+    """There is no such lease, or it is another identity's: the asker does not learn which."""
+
+    code = "lease_unknown"
 
 
 class ReferenceCountError(BrokerError):

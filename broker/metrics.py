@@ -21,6 +21,10 @@ _STATUSES: Final = ("200", "400", "401", "403", "404", "500", "503")
 _REFERENCE_OUTCOMES: Final = ("ok", "stale", "denied", "missing", "unavailable", "invalid")
 _LOOKUPS: Final = ("hit", "stale", "miss", "joined")
 _ALARMS: Final = ("certificate", "pin", "files", "wrapping_token_used", "wrapping_token_of_another_path")
+_LEASE_EVENTS: Final = (
+    *("minted", "renewed", "revoked", "ended", "lost", "dropped"),
+    *("mint_failed", "renew_failed", "revoke_failed"),
+)
 _STORES: Final = frozenset({"vault"})
 _POLICY: Final = "policy"
 _RELOAD_OUTCOMES: Final = ("accepted", "refused", "restart_needed")
@@ -102,6 +106,7 @@ class Metrics:
             registry=registry,
         )
         self._declare_upstream(registry)
+        self._leases, self._lease_events = _lease_series(registry)
         # outcome: issued, or an OAuth error code.
         self._tokens = Counter("broker_tokens", "Token requests answered.", ["outcome"], registry=registry)
         # outcome: ok, or a `TokenRefusedReason`.
@@ -147,20 +152,16 @@ class Metrics:
         self._certificate_starts = Gauge(
             "broker_certificate_start_timestamp_seconds", "Start of validity.", ["certificate"], registry=registry
         )
-        self._revocation_list = Gauge(
-            "broker_revocation_list_next_update_timestamp_seconds",
-            "When the first revocation list of the agents' authorities ends; NaN: none is used.",
-            registry=registry,
-        )
+        self._revocation_list = _revocation_list_series(registry)
         # dependency: audit, policy, certificates, and the schemes of the registry.
         self._ready = Gauge(
             "broker_dependency_ready", "1 when a dependency is ready.", ["dependency"], registry=registry
         )
-        self._revocation_list.set(math.nan)
         _tell_build(registry, version)
 
     def _declare_upstream(self, registry: CollectorRegistry) -> None:
-        # operation: read, login, renew, lookup, mounts, health; outcome: ok, denied, missing, unavailable, invalid.
+        # operation: read, login, renew, lookup, mounts, health, lease;
+        # outcome: ok, denied, missing, unavailable, invalid.
         self._upstream = Counter(
             "broker_upstream_requests",
             "Requests to a back end.",
@@ -224,6 +225,7 @@ class Metrics:
             (self._references, product(schemes, _REFERENCE_OUTCOMES)),
             (self._cache_lookups, product(_LOOKUPS)),
             (self._alarms, product(_STORES.intersection(schemes), _ALARMS)),
+            (self._lease_events, product(_STORES.intersection(schemes), _LEASE_EVENTS)),
             (self._token_checks, product(("ok", *TokenRefusedReason))),
             (self._tokens, product(("issued",))),
             (self._handshakes, product(tuple(handshakes))),
@@ -294,6 +296,14 @@ class Metrics:
         """State by how much the wall clock here is ahead of a back end's."""
         self._clock_skew.labels(provider).set(seconds)
 
+    def leases_active(self, count: int) -> None:
+        """State how many leases are handed out."""
+        self._leases.set(count)
+
+    def lease(self, *, provider: str, event: str) -> None:
+        """Count what became of one lease."""
+        self._lease_events.labels(provider, event).inc()
+
     def token(self, outcome: str) -> None:
         """Count one answered token request."""
         self._tokens.labels(outcome).inc()
@@ -349,6 +359,23 @@ class Metrics:
     def ready(self, *, dependency: str, ready: bool) -> None:
         """State whether a dependency is ready."""
         self._ready.labels(dependency).set(1 if ready else 0)
+
+
+def _lease_series(registry: CollectorRegistry) -> tuple[Gauge, Counter]:
+    active = Gauge("broker_leases_active", "Leases that are handed out.", registry=registry)
+    # event: one of `_LEASE_EVENTS`.
+    events = Counter("broker_lease_events", "What became of leases.", ["provider", "event"], registry=registry)
+    return active, events
+
+
+def _revocation_list_series(registry: CollectorRegistry) -> Gauge:
+    series = Gauge(
+        "broker_revocation_list_next_update_timestamp_seconds",
+        "When the first revocation list of the agents' authorities ends; NaN: none is used.",
+        registry=registry,
+    )
+    series.set(math.nan)
+    return series
 
 
 def _tell_build(registry: CollectorRegistry, version: str) -> None:

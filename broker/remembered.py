@@ -29,6 +29,15 @@ class Clocks(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseFacts:
+    """What an asker is told of a lease: the broker's name of it, its end (wall seconds), whether it may live longer."""
+
+    id: str
+    expires_at: float
+    renewable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Cached:
     """One reading with its clocks.
 
@@ -38,6 +47,7 @@ class Cached:
         fresh_until: Wall time of the end of the first clock.
         stale_until: Wall time of the end of the second clock; `fresh_until` when it is switched off.
         stale: The first clock has ended, and the source gave nothing newer.
+        lease: What it is leased by; None when it is not.
         derived: What was made of it for one answer and serves the next one too; it goes when the reading goes.
 
     """
@@ -47,6 +57,7 @@ class Cached:
     fresh_until: float
     stale_until: float
     stale: bool
+    lease: LeaseFacts | None = None
     derived: dict[tuple[str, str], object] = field(default_factory=dict, repr=False, compare=False)
 
 

@@ -18,7 +18,7 @@ from broker.errors import (
 )
 from broker.policy.decision import Allow, Deny
 from broker.reference import Reference
-from broker.remembered import Cached
+from broker.remembered import Cached, LeaseFacts
 from broker.secret import SecretValue
 
 WITHHELD: Final = "withheld"
@@ -69,6 +69,7 @@ class Granted:
     fetched_at: float
     fresh_until: float
     stale_until: float
+    lease: LeaseFacts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +173,7 @@ def granted_item(text: str, reference: Reference, decision: Allow, cached: Cache
         fetched_at=cached.fetched_at,
         fresh_until=cached.fresh_until,
         stale_until=cached.stale_until,
+        lease=cached.lease,
     )
     record = ReferenceRecord(
         reference=reference.text,

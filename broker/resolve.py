@@ -22,6 +22,7 @@ from broker.errors import (
     TokenRefusedReason,
 )
 from broker.identity import IdentityKind, PeerIdentity
+from broker.leases.held import Asker
 from broker.metrics import Metrics
 from broker.policy.decision import Context, Decision, Deny
 from broker.reference import Reference, Source, parse
@@ -153,6 +154,7 @@ class ResolveReferences:
             IdentityRefusedError: The certificate names nobody, and policy does not know its fingerprint.
             TokenRefusedError: The token proves nothing.
             AuditUnavailableError: It can't be put on record, so nothing is revealed.
+            StateUnavailableError: A source mints, and what it mints could not be remembered.
 
         """
         self._check_count(texts)
@@ -160,7 +162,9 @@ class ResolveReferences:
         asker = await self._authenticate(policy, peer, unverified_token, address, request)
         parsed = {text: self._parse(text) for text in texts}
         decisions = self._decide(policy, asker, parsed.values())
-        readings = await self._sources.read(decisions, _freshness(parsed, max_age, min_versions))
+        readings = await self._sources.read(
+            decisions, _freshness(parsed, max_age, min_versions), Asker(peer=peer, context=asker.context)
+        )
         items = [self._item(text, parsed[text], decisions, readings) for text in texts]
         resolution = resolution_of(items, require)
         await self._record(asker, items, resolution)

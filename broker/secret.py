@@ -9,7 +9,7 @@ import hmac
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NoReturn, final
 
@@ -169,6 +169,22 @@ def _value_of(node: object) -> SecretValue:
         raise SecretUnusableError(message) from None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """What the back end says of a credential that it made for this one read.
+
+    Attributes:
+        handle: The back end's own name of it, never shown; empty when it can't be renewed or revoked by name.
+        seconds: How long it lives from the moment at which the read began, unless it is renewed.
+        renewable: It can be made to live longer.
+
+    """
+
+    handle: str = field(repr=False)
+    seconds: float
+    renewable: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One consistent read of a source, and what may be told about it.
@@ -179,6 +195,7 @@ class Reading:
         not_after: Wall time (seconds) after which the source itself says the value is gone, or None.
         upstream_request: The source's id of the read, which joins our audit trail with its own.
         created_at: Wall time (seconds) at which this version was written, None where the source does not say.
+        lease: What was made for this one read, None when others may be given the same.
 
     """
 
@@ -187,3 +204,4 @@ class Reading:
     not_after: float | None = None
     upstream_request: str | None = None
     created_at: float | None = None
+    lease: Lease | None = None

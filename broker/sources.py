@@ -1,12 +1,20 @@
 """Read what policy allows: each source once a request, from memory or by its provider, as fresh as was asked for."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from broker.cache import Cache
-from broker.errors import FetchError, MissingPart, SecretMissingError, SecretUnusableError, SourceUnavailableError
+from broker.errors import (
+    FetchError,
+    MissingPart,
+    SecretMissingError,
+    SecretUnusableError,
+    SourceMintsError,
+    SourceUnavailableError,
+)
+from broker.leases.held import Asker
 from broker.policy.decision import Allow, Decision
 from broker.providers.base import Provider
 from broker.reference import Reference, Source
@@ -35,12 +43,25 @@ class Freshness:
         return seconds if self.max_age is None else min(seconds, max(self.max_age, _YOUNG_SECONDS))
 
 
+class Minter(Protocol):
+    """Answers for sources that are read anew for each identity."""
+
+    def lookup(self, source: Source, asker: Asker, references: Iterable[Reference]) -> Cached | None:
+        """Return the answer from a lease that lives, else None."""
+        ...
+
+    async def get(self, source: Source, asker: Asker, references: Iterable[Reference]) -> Cached:
+        """Return the answer from a lease. Raises: FetchError."""
+        ...
+
+
 class Sources:
     """Read sources for one request at a time."""
 
-    def __init__(self, *, cache: Cache, providers: Mapping[str, Provider]) -> None:
-        """Read by `providers`, by their schemes, and remember in `cache`."""
+    def __init__(self, *, cache: Cache, leases: Minter, providers: Mapping[str, Provider]) -> None:
+        """Read by `providers`, by their schemes, and remember in `cache`; what mints is asked of `leases`."""
         self._cache = cache
+        self._leases = leases
         self._providers = providers
 
     def label_of(self, reference: Reference) -> str:
@@ -48,9 +69,15 @@ class Sources:
         return reference.source.scheme if reference.source.scheme in self._providers else "none"
 
     async def read(
-        self, decisions: Mapping[Reference, Decision], freshness: Freshness
+        self, decisions: Mapping[Reference, Decision], freshness: Freshness, asker: Asker
     ) -> Mapping[Source, Cached | FetchError]:
-        """Read each allowed source once, with the shortest clocks that apply to it."""
+        """Read each allowed source once, with the shortest clocks that apply to it.
+
+        Raises:
+            StateUnavailableError: A source mints, and what it mints could not be remembered.
+            AuditUnavailableError: As above, and it could not be put on record.
+
+        """
         clocks = _shortest_clocks(decisions, freshness)
         readings: dict[Source, Cached | FetchError] = {}
         for source, (fresh_for, max_stale) in clocks.items():
@@ -60,21 +87,31 @@ class Sources:
         waiting = [source for source in clocks if source not in readings]
         if waiting:
             fetched = await asyncio.gather(
-                *(self._fetch(source, *clocks[source], freshness.versions.get(source)) for source in waiting)
+                *(
+                    self._fetch(source, clocks[source], freshness.versions.get(source), asker, tuple(decisions))
+                    for source in waiting
+                )
             )
             readings.update(zip(waiting, fetched, strict=True))
         return readings
 
     async def _fetch(
-        self, source: Source, fresh_for: float, max_stale: float, version: int | None
+        self,
+        source: Source,
+        clocks: tuple[float, float],
+        version: int | None,
+        asker: Asker,
+        asked: Iterable[Reference],
     ) -> Cached | FetchError:
+        references = [reference for reference in asked if reference.source == source]
         provider = self._providers.get(source.scheme)
         try:
             if provider is None:
                 message = f"this broker has no provider for `{source.scheme}:`; its settings switch one on"
                 raise SecretMissingError(message, part=MissingPart.MOUNT)
             provider.check(source)
-            found = await self._cache.get(source, fresh_for=fresh_for, max_stale=max_stale, fetch=provider.fetch)
+            leased = self._leases.lookup(source, asker, references)
+            found = leased or await self._read(provider, source, clocks, asker, references)
             if version is None or _version_of(found) >= version:
                 return found
             newer = await self._cache.get(
@@ -83,6 +120,20 @@ class Sources:
             return _require_version(newer, version)
         except FetchError as error:
             return error
+
+    async def _read(
+        self,
+        provider: Provider,
+        source: Source,
+        clocks: tuple[float, float],
+        asker: Asker,
+        references: Iterable[Reference],
+    ) -> Cached:
+        fresh_for, max_stale = clocks
+        try:
+            return await self._cache.get(source, fresh_for=fresh_for, max_stale=max_stale, fetch=provider.fetch)
+        except SourceMintsError:
+            return await self._leases.get(source, asker, references)
 
 
 def _shortest_clocks(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -17,6 +18,7 @@ from broker.errors import (
     TokenRefusedReason,
 )
 from broker.identity import IdentityKind, PeerIdentity
+from broker.leases.record import LeaseReason, LeaseRecord, LeaseState
 from broker.metrics import Metrics
 from broker.policy.decision import Allow, Context, Decision, Deny, DenyReason
 from broker.reference import Reference, Source
@@ -50,6 +52,27 @@ def fake_metrics() -> Metrics:
 
 def fake_peer(name: str = "spiffe://prod.example/shipper", kind: IdentityKind = IdentityKind.SPIFFE) -> PeerIdentity:
     return PeerIdentity(kind=kind, name=name, thumbprint="t" * 43, not_before=0, not_after=START + 86_400)
+
+
+def fake_lease(**facts: Any) -> LeaseRecord:
+    return LeaseRecord(
+        **{
+            "id": "lease_a",
+            "provider": "vault",
+            "source": "vault:database/creds/app",
+            "identity_kind": IdentityKind.SPIFFE,
+            "identity": "spiffe://prod.example/shipper",
+            "state": LeaseState.LIVE,
+            "reason": LeaseReason.NONE,
+            "handle": "handle-4711",
+            "parent": "",
+            "renewable": True,
+            "created": START,
+            "expires": START + 3600,
+            "due": None,
+            **facts,
+        }
+    )
 
 
 def text_reading(text: str, **facts: object) -> Reading:
@@ -91,6 +114,16 @@ class FakeProvider:
 
     async def aclose(self) -> None:
         return None
+
+
+class NoLeases:
+    """Stands for leases where nothing mints."""
+
+    def lookup(self, *_: object) -> None:
+        return None
+
+    async def get(self, *_: object) -> None:
+        raise AssertionError("nothing mints here")
 
 
 @dataclass

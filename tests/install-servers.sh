@@ -11,6 +11,8 @@ case "${1:-tests}" in
     need danted dante-server
     need openssl
     need systemd-analyze systemd
+    # Debian keeps the server's own programs off the PATH.
+    [ -x /usr/lib/postgresql/15/bin/initdb ] || need initdb postgresql-15
     ;;
   image)
     for package in buildah crun debootstrap; do need "$package"; done

@@ -32,6 +32,7 @@ class EventKind(StrEnum):
     HANDSHAKE = "handshake"
     AUTHENTICATION = "auth"
     RESOLVE = "resolve"
+    LEASE = "lease"
     TOKEN = "token"  # noqa: S105  A kind of event, not a credential.
     # The trail about itself: its beginning (record 1), and each time when it could be written again.
     CHECKPOINT = "checkpoint"

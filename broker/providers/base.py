@@ -1,20 +1,20 @@
 """What every provider promises, and what it may use of the broker.
 
-A provider reads sources and nothing else: it sees no identity, no policy, no cache and no audit. It
-raises only the `FetchError` family; a foreign exception never leaves it, and neither does its text,
-which may name hosts, paths or values.
+A provider reads sources and, where its back end mints, looks after leases. It sees no identity, no policy, no
+cache and no audit. It raises only the `FetchError` family; a foreign exception never leaves it, and neither does
+its text, which may name hosts, paths or values.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
 from broker.clock import Clock
 from broker.finding import Finding
 from broker.reference import Source
-from broker.secret import Reading
+from broker.secret import Reading, SecretValue
 
 
 class Provider(Protocol):
@@ -33,6 +33,7 @@ class Provider(Protocol):
         """Read `source` once and consistently. May be cancelled at any await without a leak.
 
         Raises:
+            SourceMintsError: A read would make something new for its asker; nothing was sent. Only `Leasing` raises it.
             SecretMissingError: The source is not there; says which part.
             UpstreamDeniedError: The back end refuses it, with a credential that is good.
             SourceUnavailableError: The back end can't answer now.
@@ -55,11 +56,86 @@ class Provider(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """What the leases that are minted under it end with.
+
+    Attributes:
+        accessor: Its name, which revokes it and proves nothing; empty when that is the provider's own access.
+        key: What mints under it; None as above.
+
+    """
+
+    accessor: str = ""
+    key: SecretValue | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grip:
+    """By what a lease is held at the back end: its own name, and that of its parent; each may be empty."""
+
+    handle: str
+    parent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What a renewal gave: seconds of life from the moment it began, and whether the back end gives no more."""
+
+    seconds: float
+    capped: bool
+
+
+@runtime_checkable
+class Leasing(Protocol):
+    """The side of a provider that mints. All but `mint` and `prepare` may be tried as often as needed."""
+
+    async def prepare(self, source: Source) -> Parent:
+        """Return what a lease of `source` shall hang on. Nothing is minted yet; unused, it ends by itself soon.
+
+        Raises:
+            FetchError: As `Provider.fetch`.
+
+        """
+        ...
+
+    async def mint(self, source: Source, parent: Parent) -> Reading:
+        """Read `source`, which makes something new. The request is sent once at most.
+
+        Raises:
+            SourceUnavailableError: There is no answer, and something may have been made.
+            FetchError: As `Provider.fetch`; nothing is left of what was made.
+
+        """
+        ...
+
+    async def renew(self, grip: Grip, *, seconds: float) -> Extension:
+        """Ask for `seconds` of life from now.
+
+        Raises:
+            SecretMissingError: The lease is gone.
+            UpstreamDeniedError: The back end does not let the broker renew.
+            SourceUnavailableError: It can't answer now; the lease may live on.
+
+        """
+        ...
+
+    async def revoke(self, grip: Grip) -> None:
+        """Return when the lease, and its parent if it has one of its own, are gone; being gone before is well.
+
+        Raises:
+            UpstreamDeniedError: The back end does not let the broker revoke.
+            SourceUnavailableError: It could not be done now.
+
+        """
+        ...
+
+
 class UpstreamObserver(Protocol):
     """Count what a provider asks of its back end; labels are closed sets, never caller's text."""
 
     def upstream_request(self, *, provider: str, operation: str, outcome: str, seconds: float) -> None:
-        """Count one request to a back end (`operation`: read, login, renew, lookup, mounts, health)."""
+        """Count one request to a back end (`operation`: read, login, renew, lookup, mounts, health, lease)."""
         ...
 
     def upstream_budget(self, *, provider: str, per_second: float, throttled: int, refused: int) -> None:

@@ -5,25 +5,21 @@ connection run in the order asked on one thread, so whatever `head` reads, no ea
 after it.
 """
 
-import asyncio
 import os
 import sqlite3
-import stat
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Final, TypeVar
 
 from broker.audit.chain import Head, TrailRecord
 from broker.errors import AuditUnavailableError, SettingsInvalidError
-from broker.store.schema import RECORD_COLUMNS, fault_of, migrate
+from broker.store.database import connect, create_private
+from broker.store.schema import AUDIT, RECORD_COLUMNS, fault_of, migrate
+from broker.store.thread import StoreThread
 from broker.store.writer_lock import WriterLock
 
 _T = TypeVar("_T")
-_Job = Callable[[], None]
 _INSERT: Final = f"INSERT INTO record ({RECORD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  Two constants.
 _UNREADABLE: Final = {"SQLITE_NOTADB", "SQLITE_CORRUPT"}
 
@@ -35,8 +31,7 @@ class SqliteTrailStore:
         """Take the file; nothing is opened before `open`. Another program's lock is waited for `busy_seconds`."""
         self._path = path
         self._busy_seconds = busy_seconds
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._thread = StoreThread(name="audit-store")
         self._connection: sqlite3.Connection | None = None
         self._lock = WriterLock(path.with_name(path.name + ".lock"))
         self._file: tuple[int, int] | None = None
@@ -49,9 +44,7 @@ class SqliteTrailStore:
             AuditUnavailableError: It can't be written now.
 
         """
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="audit-store", daemon=True)
-            self._thread.start()
+        self._thread.start()
         await self._call(self._open)
 
     async def head(self) -> Head | None:
@@ -73,81 +66,26 @@ class SqliteTrailStore:
 
     async def aclose(self) -> None:
         """Finish what was asked, close the database, and give the lock back; a second call does nothing."""
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        closed = self._submit(self._close)
-        self._jobs.put(None)
-        await closed
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
+        await self._thread.aclose(self._close)
 
     async def _call(self, function: Callable[[], _T]) -> _T:
-        if self._thread is None:
+        if not self._thread.runs:
             message = "the audit database is closed"
             raise AuditUnavailableError(message)
-        return await self._submit(function)
-
-    def _submit(self, function: Callable[[], _T]) -> asyncio.Future[_T]:
-        """Run `function` in the thread of the store; the way there and back is a part of every commit."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[_T] = loop.create_future()
-
-        def job() -> None:
-            # A job whose caller gave up before it began is not begun.
-            if future.cancelled():
-                return
-            settle: Callable[[], None]
-            try:
-                settle = partial(_give, future, function())
-            except BaseException as error:  # noqa: BLE001  Every outcome belongs to the caller.
-                settle = partial(_fail, future, error)
-            # A loop that was closed meanwhile has nobody left who waits.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(settle)
-
-        self._jobs.put(job)
-        return future
+        return await self._thread.submit(function)
 
     def _open(self) -> None:
         self._lock.take()
-        self._create_private()
+        self._file = create_private(self._path)
         try:
-            self._connect()
+            self._connection = connect(
+                self._path, busy_seconds=self._busy_seconds, prepare=lambda it: migrate(it, AUDIT, name=str(self._path))
+            )
         except sqlite3.Error as error:
             if fault_of(error) in _UNREADABLE:
                 message = f"{self._path}: is no audit database, or a damaged one ({fault_of(error)})"
                 raise SettingsInvalidError(message) from None
             raise self._unavailable(error) from None
-
-    def _create_private(self) -> None:
-        """Create the file with mode 0600; its WAL gets the same mode from SQLite."""
-        try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            message = f"{self._path}: {error.strerror}"
-            raise SettingsInvalidError(message) from None
-        status = os.fstat(descriptor)
-        os.close(descriptor)
-        if stat.S_IMODE(status.st_mode) & 0o077:
-            message = f"{self._path}: mode {stat.S_IMODE(status.st_mode):04o} lets others at it; chmod 600 {self._path}"
-            raise SettingsInvalidError(message)
-        self._file = (status.st_dev, status.st_ino)
-
-    def _connect(self) -> None:
-        connection = sqlite3.connect(self._path, timeout=self._busy_seconds, isolation_level=None)
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA journal_size_limit = 67108864")
-            connection.execute("PRAGMA trusted_schema = OFF")
-            migrate(connection, name=str(self._path))
-        except BaseException:
-            connection.close()
-            raise
-        self._connection = connection
 
     def _head(self) -> Head | None:
         try:
@@ -197,13 +135,3 @@ class SqliteTrailStore:
             with suppress(sqlite3.Error):
                 connection.close()
         self._lock.give_back()
-
-
-def _give(future: asyncio.Future[_T], result: _T) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _fail(future: asyncio.Future[_T], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)

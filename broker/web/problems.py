@@ -62,6 +62,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "identity_refused": Problem(401, "The certificate is no identity"),
     "internal": Problem(500, "Internal error"),
     "invalid_token": Problem(401, "The token is refused"),
+    "lease_unknown": Problem(404, "There is no such lease"),
     "method_unknown": Problem(405, "The method is not allowed here"),
     "query_unexpected": Problem(400, "A query is not accepted"),
     "reference_count": Problem(400, "Too few or too many references"),
@@ -73,6 +74,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "secret_missing": Problem(404, "A secret is missing"),
     "secret_unusable": Problem(422, "A secret can't be handed out"),
     "source_unavailable": Problem(503, "A source can't answer now"),
+    "state_unavailable": Problem(503, "The state can't be made durable"),
     "upstream_denied": Problem(403, "A store refuses a secret to the broker"),
 }
 

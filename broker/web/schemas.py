@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from broker.remembered import LeaseFacts
 from broker.resolution import Granted, Refused, Resolution
 from broker.secret import Encoding, SecretValue
 from broker.web.problems import refused_result
@@ -54,8 +55,15 @@ def _granted(result: Granted) -> str:
         f'{{"reference":{quote(result.reference)},"status":"{result.status}","value":{_value(result.value)},'
         f'"encoding":"{result.value.encoding}","version":{version},'
         f'"fetched_at":"{rfc3339(result.fetched_at)}","fresh_until":"{rfc3339(result.fresh_until)}",'
-        f'"stale_until":"{rfc3339(result.stale_until)}","lease":null}}'
+        f'"stale_until":"{rfc3339(result.stale_until)}","lease":{_lease(result.lease)}}}'
     )
+
+
+def _lease(lease: LeaseFacts | None) -> str:
+    if lease is None:
+        return "null"
+    renewable = "true" if lease.renewable else "false"
+    return f'{{"id":"{lease.id}","expires_at":"{rfc3339(lease.expires_at)}","renewable":{renewable}}}'
 
 
 def _refused(result: Refused) -> str:

@@ -161,16 +161,19 @@ async def test_a_version_that_the_store_will_delete_says_when(
     assert not_after == pytest.approx(time.time() + 3600, abs=30)
 
 
-async def test_other_engines_and_engine_parameters_are_refused(
-    provider: VaultProvider, openbao: OpenBao, seen: Seen
+async def test_parameters_are_refused_where_an_engine_takes_none(
+    provider: VaultProvider, openbao: OpenBao, mount: str
 ) -> None:
     openbao.mount("crypto", "transit")
-    with pytest.raises(SecretUnusableError, match="not supported by this version"):
-        await read(provider, "vault:crypto/encrypt/k")
-    asked = len(seen.requests)
-    with pytest.raises(SecretUnusableError, match="not supported by this version"):
-        await read(provider, "vault:pki/issue/agent?common_name=a.example")
-    assert len(seen.requests) == asked
+    openbao.put_secret("app", mount=mount, v="x")
+    with pytest.raises(SecretUnusableError, match="KV engine, which takes no parameters"):
+        await read(provider, f"vault:{mount}/app?ttl=5m#v")
+    with pytest.raises(SecretUnusableError, match="this path of a transit engine takes no parameters"):
+        await read(provider, "vault:crypto/keys/k?type=x")
+    with pytest.raises(SecretUnusableError, match="keeps no versions"):
+        await read(provider, "vault:crypto/keys/k?version=1")
+    with pytest.raises(SecretUnusableError, match="can't stand for transit/encrypt"):
+        await read(provider, "vault:crypto/encrypt/k?plaintext=eA==")
 
 
 async def test_a_path_that_policy_does_not_cover_is_denied(openbao: OpenBao, mount: str, tmp_path: Path) -> None:

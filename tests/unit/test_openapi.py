@@ -13,20 +13,30 @@ from openapi_spec_validator import validate
 
 import broker.errors
 from broker.errors import BrokerError, MissingPart, SecretMissingError
+from broker.leases.record import LeaseReason, LeaseState
 from broker.readiness import Readiness
+from broker.remembered import LeaseFacts
 from broker.resolution import Granted, Refused, Resolution, Status
 from broker.secret import Encoding, SecretValue
 from broker.web.body import MAX_DEPTH
+from broker.web.leases import lease_document, lease_routes
 from broker.web.middleware import request_id_of
 from broker.web.oauth import oauth_routes
 from broker.web.operations import build_operations_app
 from broker.web.problems import PROBLEMS, TYPE_PREFIX, WORST_FIRST, WebCode, problem, problem_of, resolution_problem
 from broker.web.routes import RequestLimits, build_agent_app
 from broker.web.schemas import ResolveRequest, resolution_body
-from tests.fakes import START, FakeClock, FakePeers, fake_metrics
+from tests.fakes import START, FakeClock, FakePeers, fake_lease, fake_metrics
 
 # These never reach a problem document: they stop a file from being loaded, or have OAuth's own shape.
-NOT_OVER_HTTP = {"pattern_malformed", "document_invalid", "policy_invalid", "settings_invalid", "invalid_scope"} | {
+NOT_OVER_HTTP = {
+    "source_mints",
+    "pattern_malformed",
+    "document_invalid",
+    "policy_invalid",
+    "settings_invalid",
+    "invalid_scope",
+} | {
     "invalid_client",
     "unauthorized_client",
 }
@@ -92,7 +102,10 @@ def test_its_routes_are_the_routes_of_both_listeners(document: Document) -> None
         metrics=metrics,
         limits=RequestLimits(),
         allowed_hosts=None,
-        extra_routes=routes_of_oauth(),
+        extra_routes=[
+            *routes_of_oauth(),
+            *lease_routes(leases=None, peers=FakePeers(), refuser=None, clock=clock),
+        ],
     )
     operations = build_operations_app(readiness=Readiness(clock=clock, metrics=metrics), registry=metrics.registry)
     stated = {(method, path) for method, path, _ in operations_of(document)}
@@ -187,6 +200,34 @@ def test_a_written_answer_fits_the_schema(document: Document, value: SecretValue
     )
     resolution = Resolution(complete=True, results=(granted, refused()), worst=Status.INVALID)
     check(document, "ResolveAnswer", json.loads(resolution_body(resolution)))
+
+
+def test_a_written_lease_fits_the_schema(document: Document) -> None:
+    for state in LeaseState:
+        for reason in LeaseReason:
+            record = fake_lease(state=state, reason=reason, due=START)
+            if state is not LeaseState.MINTING:
+                check(document, "Lease", lease_document(record))
+    assert "handle-4711" not in json.dumps(lease_document(record))
+    stated = document["components"]["schemas"]["Lease"]["properties"]
+    assert stated["reason"]["enum"] == [reason.value for reason in LeaseReason]
+    granted = Granted(
+        reference="vault:database/creds/app#username",
+        status=Status.OK,
+        value=SecretValue(b"text", encoding=Encoding.TEXT),
+        version=None,
+        fetched_at=START,
+        fresh_until=START + 1,
+        stale_until=START + 2,
+        lease=LeaseFacts("lease_a", START + 2, renewable=True),
+    )
+    body = json.loads(resolution_body(Resolution(complete=True, results=(granted,), worst=None)))
+    check(document, "ResolveAnswer", body)
+    assert body["results"][0]["lease"] == {
+        "id": "lease_a",
+        "expires_at": "2027-01-15T08:00:02.000Z",
+        "renewable": True,
+    }
 
 
 def refused() -> Refused:

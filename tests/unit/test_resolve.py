@@ -35,6 +35,7 @@ from tests.fakes import (
     FakeProvider,
     FakeTrail,
     FakeVerifier,
+    NoLeases,
     fake_metrics,
     fake_peer,
     fields_reading,
@@ -61,7 +62,7 @@ class Bench:
         self.resolver = ResolveReferences(
             policy=self.policy,
             verifier=self.verifier,
-            sources=Sources(cache=self.cache, providers={"vault": self.vault, "env": self.env}),
+            sources=Sources(cache=self.cache, leases=NoLeases(), providers={"vault": self.vault, "env": self.env}),
             trail=self.trail,
             fingerprints=FakeFingerprints(),
             metrics=self.metrics,

@@ -28,6 +28,7 @@ from tests.fakes import (
     FakeProvider,
     FakeTrail,
     FakeVerifier,
+    NoLeases,
     fake_metrics,
     fields_reading,
     text_reading,
@@ -58,7 +59,7 @@ class Bench:
         resolve = ResolveReferences(
             policy=self.policy,
             verifier=FakeVerifier(),
-            sources=Sources(cache=cache, providers={"vault": self.vault, "env": self.env}),
+            sources=Sources(cache=cache, leases=NoLeases(), providers={"vault": self.vault, "env": self.env}),
             trail=self.trail,
             fingerprints=FakeFingerprints(),
             metrics=self.metrics,

@@ -100,6 +100,11 @@ class StoreLogin:
         message = "the store refuses the broker's new token too"
         raise SourceUnavailableError(message, retry_after=_PROOF_SECONDS)
 
+    def end_of_token(self) -> Callable[[], float]:
+        """Return what tells the monotonic end of the token in use now, also after another has replaced it."""
+        session = self._session
+        return lambda: float("-inf") if session is None else session.expires
+
     async def prove(self, *, recent_proof_will_do: bool = True) -> None:
         """Return when there is a token that the store takes; without `recent_proof_will_do` it is asked now.
 

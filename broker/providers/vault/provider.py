@@ -1,5 +1,8 @@
-"""Secrets out of HashiCorp Vault or OpenBao: KV version 1 and 2, told apart by the broker."""
+"""Secrets out of HashiCorp Vault or OpenBao: KV version 1 and 2, told apart by the broker, and other engines."""
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -10,10 +13,11 @@ from broker.errors import (
     MissingPart,
     SecretMissingError,
     SecretUnusableError,
+    SourceMintsError,
     SourceUnavailableError,
     UpstreamDeniedError,
 )
-from broker.providers.base import ProviderTools
+from broker.providers.base import Extension, Grip, Parent, ProviderTools
 from broker.providers.vault.adapter import make_client
 from broker.providers.vault.answers import (
     NOT_FOUND,
@@ -26,6 +30,8 @@ from broker.providers.vault.answers import (
 )
 from broker.providers.vault.budget import RateGates
 from broker.providers.vault.clocks import ClockComparison
+from broker.providers.vault.engines import call_of, check_heeded, engine_error
+from broker.providers.vault.leasing import StoreLeases
 from broker.providers.vault.login import StoreLogin
 from broker.providers.vault.logins.methods import login_method
 from broker.providers.vault.mounts import Mount, MountTable
@@ -60,38 +66,50 @@ class VaultProvider:
             transport=self._transport,
             clock=tools.clock,
         )
+        self._leases = StoreLeases(settings=settings, login=self._login, transport=self._transport, clock=tools.clock)
         self._mounts = MountTable(ask=self._look, clock=tools.clock)
         self._gates = RateGates(clock=tools.clock)
         self._clocks = ClockComparison(clock=tools.clock, observer=tools.observer)
 
     def check(self, source: Source) -> None:
-        """Refuse engine parameters, which only engines that mint would take.
-
-        Raises:
-            SecretUnusableError: There are some.
-
-        """
-        if source.parameters:
-            message = (
-                "engines other than KV are not supported by this version; only version and decode may follow the ?"
-            )
-            raise SecretUnusableError(message)
+        """Refuse nothing: what a path may be asked for depends on the engine behind it, which the store knows."""
 
     async def fetch(self, source: Source) -> Reading:
-        """Return one version of one secret, with all its fields.
+        """Return one version of one secret, with all its fields, or what another engine answers to a read.
 
         Raises:
+            SourceMintsError: The engine would make something new; nothing was sent but the look at the mount.
             SecretMissingError: Mount, path or version is absent, or the version was deleted or destroyed.
             UpstreamDeniedError: The store denies it, and the broker's token is good.
-            SecretUnusableError: The path belongs to no KV engine, or asks what its engine can't do.
+            SecretUnusableError: The reference asks what the engine can't do, or refuses.
             SourceUnavailableError: The store can't answer now.
 
         """
-        self.check(source)
+        return await self._believed(source, self._read)
+
+    async def prepare(self, source: Source) -> Parent:
+        """Return what a lease of `source` shall hang on. Raises: as `Leasing.prepare`."""
+        call_of(await self._mount_of(source), source)
+        return await self._leases.prepare()
+
+    async def mint(self, source: Source, parent: Parent) -> Reading:
+        """Return what the engine makes for one asker. Raises: as `Leasing.mint`."""
+        return await self._believed(source, lambda mount, source: self._mint(mount, source, parent))
+
+    async def renew(self, grip: Grip, *, seconds: float) -> Extension:
+        """Ask for `seconds` of life from now. Raises: as `Leasing.renew`."""
+        return await self._leases.renew(grip, seconds=seconds)
+
+    async def revoke(self, grip: Grip) -> None:
+        """Return when the lease is gone. Raises: as `Leasing.revoke`."""
+        await self._leases.revoke(grip)
+
+    async def _believed(self, source: Source, read: Callable[[Mount, Source], Awaitable[Reading]]) -> Reading:
+        """Return what `read` returns; a refusal is believed only when the mount was looked at lately."""
         began = self._clock.monotonic()
         mount = await self._mount_of(source)
         try:
-            return await self._read(mount, source)
+            return await read(mount, source)
         except WrongEngineError as error:
             if mount.looked_at >= began:
                 raise
@@ -103,7 +121,7 @@ class VaultProvider:
         current = await self._look_again(mount, source, refusal)
         if current.is_same(mount):
             raise refusal
-        return await self._read(current, source)
+        return await read(current, source)
 
     async def ping(self) -> None:
         """Return when the store could serve a read: it is up and unsealed, and takes the broker's token.
@@ -146,18 +164,12 @@ class VaultProvider:
 
         Raises:
             UpstreamDeniedError: Nothing is mounted there, or the broker has no right to anything below it.
-            SecretUnusableError: The mount is no KV engine.
             SourceUnavailableError: The store can't be asked.
 
         """
-        try:
-            mount = await self._mounts.of(path)
-        except SecretMissingError:
-            # The path is that of the mount itself, which is there.
-            return
-        if not mount.is_kv:
-            message = f"the mount holds a {mount.kind} engine; engines other than KV are not supported by this version"
-            raise SecretUnusableError(message)
+        # A path that is the mount's own says that it is there.
+        with suppress(SecretMissingError):
+            await self._mounts.of(path)
 
     async def aclose(self) -> None:
         """End the renewal and close the session; a second call does nothing."""
@@ -208,7 +220,9 @@ class VaultProvider:
 
     async def _read(self, mount: Mount, source: Source) -> Reading:
         if not mount.is_kv:
-            message = f"the mount holds a {mount.kind} engine; engines other than KV are not supported by this version"
+            return await self._compute(mount, source)
+        if source.parameters:
+            message = "the mount is a KV engine, which takes no parameters; only version and decode may follow the ?"
             raise SecretUnusableError(message)
         if mount.version == 1:
             if source.version is not None:
@@ -223,6 +237,57 @@ class VaultProvider:
         # A secret written as null is an empty one.
         fields = {} if envelope.get("data") is None else envelope["data"]
         return self._reading(document, fields, envelope["metadata"])
+
+    async def _compute(self, mount: Mount, source: Source) -> Reading:
+        """Return what an engine other than KV answers to a read that makes nothing new."""
+        call = call_of(mount, source)
+        if call.mints:
+            message = "what is read there is made for its asker alone"
+            raise SourceMintsError(message)
+        self._gates.check(mount.path)
+        began = self._clock.now()
+        try:
+            if call.posted:
+                document = await self._login.call(
+                    lambda client: client.adapter.post(call.path, json=dict(call.parameters), repeatable=True)
+                )
+            else:
+                document = await self._get(call.path)
+        except StoreAnswerError as error:
+            raise self._engine_error(error, mount) from None
+        if not isinstance(document, dict):
+            raise bad_answer()
+        check_heeded(document)
+        reading = self._reading(document, document.get("data"), None)
+        if mount.kind == "database" and "/static-creds/" in f"/{mount.below(source.path)}":
+            # The engine tells when it will have changed the password.
+            return replace(reading, not_after=began + _seconds(document["data"].get("ttl")))
+        return reading
+
+    async def _mint(self, mount: Mount, source: Source, parent: Parent) -> Reading:
+        self._gates.check(mount.path)
+        call = call_of(mount, source)
+        try:
+            document = await self._leases.send(call, parent)
+        except StoreAnswerError as error:
+            raise self._engine_error(error, mount) from None
+        self._gates.open(mount.path)
+        lease = await self._leases.lease_of(document, parent)
+        try:
+            check_heeded(document)
+            reading = self._reading(document, document.get("data"), None)
+        except FetchError:
+            if lease is not None and not parent.accessor:
+                # With a parent, the caller revokes both.
+                await self._leases.revoke(Grip(handle=lease.handle, parent=""))
+            raise
+        ends = document["data"].get("expiration") if mount.kind == "pki" else None
+        return replace(reading, lease=lease, not_after=None if ends is None else _seconds(ends))
+
+    def _engine_error(self, error: StoreAnswerError, mount: Mount) -> FetchError:
+        if error.status == TOO_MANY:
+            error.retry_after = self._gates.shut(mount.path, retry_after=error.retry_after)
+        return engine_error(error, mount)
 
     async def _read_version(self, mount: Mount, below: str, version: int | None) -> dict[str, Any]:
         path = format_url("/v1/{}/data/{}", mount.path, below)
@@ -276,6 +341,13 @@ class VaultProvider:
         if not isinstance(document, dict):
             raise bad_answer()
         return document
+
+
+def _seconds(told: object) -> float:
+    """Return a time that an engine tells. Raises: SourceUnavailableError."""
+    if isinstance(told, bool) or not isinstance(told, int | float):
+        raise bad_answer()
+    return float(told)
 
 
 def _size(fields: dict[str, Any]) -> int:

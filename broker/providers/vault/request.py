@@ -11,7 +11,11 @@ Patience = Literal["read", "login", "health"]
 _OPERATIONS: Final = (
     ("/v1/auth/token/renew-self", "renew"),
     ("/v1/auth/token/lookup-self", "lookup"),
+    ("/v1/auth/token/create/", "lease"),
+    ("/v1/auth/token/renew-accessor", "lease"),
+    ("/v1/auth/token/revoke-accessor", "lease"),
     ("/v1/auth/", "login"),
+    ("/v1/sys/leases/", "lease"),
     ("/v1/sys/wrapping/", "login"),
     ("/v1/sys/internal/ui/mounts/", "mounts"),
     ("/v1/sys/health", "health"),
@@ -20,6 +24,7 @@ _OPERATIONS: Final = (
 _RESERVED: Final = frozenset({"renew", "lookup", "login", "health"})
 # What is about the broker's token, and belongs to the namespace that it was given in.
 _OF_THE_TOKEN: Final = frozenset({"renew", "lookup", "login"})
+_TOKENS: Final = "/v1/auth/token/"
 # The store refuses to renew the token of a certificate without that certificate.
 _IDENTIFIED: Final = frozenset({"renew", "login"})
 # A GET of these changes nothing at the store, whoever sends it.
@@ -63,7 +68,7 @@ class StoreRequest:
     @property
     def is_about_token(self) -> bool:
         """Tell whether this request belongs to the namespace of the auth method."""
-        return self.operation in _OF_THE_TOKEN
+        return self.operation in _OF_THE_TOKEN or self.path.startswith(_TOKENS)
 
     @property
     def is_identified(self) -> bool:

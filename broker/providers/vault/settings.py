@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from broker.providers.vault.logins.settings import AuthSettings
 from broker.providers.vault.proxy import ProxySettings
 from broker.providers.vault.request import Patience
-from broker.providers.vault.section import Seconds, Section, namespace_of
+from broker.providers.vault.section import Seconds, Section, StoreName, namespace_of
 from broker.providers.vault.trust import ClientCertificateSettings, Pin
 
 _PINS_AT_LEAST: Final = 2
@@ -72,6 +72,11 @@ class VaultSettings(Section):
     )
     proxy: ProxySettings | None = Field(default=None, description="A proxy on the way.")
     auth: AuthSettings = Field(description="How the broker logs in.")
+    lease_token_role: StoreName | None = Field(
+        default=None,
+        description="Token role of the store under whose tokens credentials are minted, so that none outlives a crash "
+        "unknown; see docs/how-to/dynamic-credentials.md. By default they hang on the broker's own token.",
+    )
     connect_seconds: Seconds = Field(default=3.0, description="Time for a connection, with its look-up and handshake.")
     read_seconds: Seconds | None = Field(
         default=None, description="Time between two parts of an answer; `total_seconds` by default."

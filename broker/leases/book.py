@@ -1,0 +1,218 @@
+"""Every lease that the broker answers for: in memory, in the state store, in the trail and in the metrics."""
+
+import heapq
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from broker.audit.event import AuditEvent, EventKind, Outcome, ReferenceRecord
+from broker.clock import Clock
+from broker.errors import AuditUnavailableError, StateUnavailableError
+from broker.leases.held import Held, LeaseKey
+from broker.leases.record import LeaseReason, LeaseState, LeaseStore
+from broker.logs import EventLogger
+from broker.metrics import Metrics
+
+_LOG: Final = EventLogger("broker.leases")
+
+
+class Trail(Protocol):
+    """Makes events durable."""
+
+    async def append(self, event: AuditEvent, /) -> None:
+        """Return when `event` is durable. Raises: AuditUnavailableError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseSettings:
+    """How leases end.
+
+    Attributes:
+        overlap_seconds: How long a lease lives on after another has replaced it.
+        revoke_at_stop: Whether the end of the broker is the end of its leases.
+        stop_seconds: How long the broker may take to revoke them then.
+
+    """
+
+    overlap_seconds: float = 300.0
+    revoke_at_stop: bool = True
+    stop_seconds: float = 10.0
+
+
+class LeaseBook:
+    """Keep the leases and the moments at which something has to happen to them."""
+
+    def __init__(
+        self, *, store: LeaseStore, trail: Trail, metrics: Metrics, clock: Clock, settings: LeaseSettings
+    ) -> None:
+        """Keep the collaborators; `open` reads what an earlier process has left."""
+        self._store = store
+        self._trail = trail
+        self._metrics = metrics
+        self._clock = clock
+        self._settings = settings
+        self._held: dict[str, Held] = {}
+        self._live: dict[LeaseKey, Held] = {}
+        self._moments: list[tuple[float, int, Held]] = []
+        self._ties = itertools.count()
+
+    async def open(self) -> None:
+        """Take over what an earlier process has left: its values are gone, and its leases are not.
+
+        Raises:
+            StateUnavailableError: The state can't be read or written.
+
+        """
+        for record in await self._store.leases():
+            held = Held(record=record)
+            if record.state is LeaseState.MINTING and not record.parent:
+                # It may have been minted, and nothing is known by which it could be revoked.
+                _LOG.warning("lease_unknown", lease=record.id, effect="if it was made, it ends with its time to live")
+                await self._store.forget_lease(record.id)
+                continue
+            self._held[record.id] = held
+            if record.state is LeaseState.MINTING:
+                held.record = replace(
+                    record, state=LeaseState.REVOKING, reason=LeaseReason.ABANDONED, due=self._clock.now()
+                )
+            elif record.state is LeaseState.LIVE:
+                held.record = replace(record, state=LeaseState.SUPERSEDED, reason=LeaseReason.RESTART)
+            self.remind_by_record(held)
+        await self._store.keep_leases([held.record for held in self._held.values()])
+        self._count()
+
+    def live(self, key: LeaseKey) -> Held | None:
+        """Return the lease that is handed out for `key`."""
+        return self._live.get(key)
+
+    def get(self, lease_id: str) -> Held | None:
+        """Return the lease of that id."""
+        return self._held.get(lease_id)
+
+    def all(self) -> tuple[Held, ...]:
+        """Return every lease that is not forgotten."""
+        return tuple(self._held.values())
+
+    async def begin(self, held: Held) -> None:
+        """Make durable that something may be minted from now on. Raises: StateUnavailableError."""
+        await self._store.keep_leases([held.record])
+        self._held[held.record.id] = held
+
+    async def adopt(self, held: Held, key: LeaseKey) -> None:
+        """Hand out `held` from now on, and let what it replaces end after the overlap.
+
+        Raises:
+            StateUnavailableError: It can't be made durable, and is not handed out.
+            AuditUnavailableError: It is not on record; it is handed out when that works again.
+
+        """
+        replaced = [
+            other
+            for other in self._held.values()
+            if other is not held
+            and other.record.due is None
+            and other.record.state in {LeaseState.LIVE, LeaseState.SUPERSEDED}
+            and (other.record.source, other.record.identity_kind, other.record.identity)
+            == (held.record.source, key.kind, key.name)
+        ]
+        due = self._clock.now() + self._settings.overlap_seconds
+        records = [
+            replace(
+                other.record,
+                state=LeaseState.SUPERSEDED,
+                reason=LeaseReason.REPLACED,
+                due=min(due, other.record.expires) if other.record.can_be_revoked else None,
+            )
+            for other in replaced
+        ]
+        await self._store.keep_leases([held.record, *records])
+        for other, record in zip(replaced, records, strict=True):
+            other.record, other.reading = record, None
+            self.remind_by_record(other)
+        self._live[key] = held
+        self._count()
+        await self._tell(held, "minted")
+
+    async def extend(self, held: Held) -> None:
+        """Keep a later end of `held`; that it can't be made durable costs nothing but the order of a clean-up."""
+        self._metrics.lease(provider=held.record.provider, event="renewed")
+        try:
+            await self._store.keep_leases([held.record])
+        except StateUnavailableError as error:
+            _LOG.error("lease_not_kept", lease=held.record.id, reason=error.detail)
+
+    async def withdraw(self, held: Held, reason: LeaseReason) -> None:
+        """Hand out `held` no longer; it is to be revoked now, and until that succeeds."""
+        self._leave(held)
+        record = held.record
+        if record.state is not LeaseState.REVOKING:
+            held.record = replace(record, state=LeaseState.REVOKING, reason=reason, due=self._clock.now())
+        self.remind_by_record(held)
+        self._count()
+        try:
+            await self._store.keep_leases([held.record])
+        except StateUnavailableError as error:
+            # It is revoked all the same; only a crash before that would bring it back.
+            _LOG.error("lease_not_kept", lease=record.id, reason=error.detail)
+
+    async def forget(self, held: Held, event: str = "") -> None:
+        """Let go of `held`, which is gone at the back end; `event` tells how, when that is worth a record."""
+        self._leave(held)
+        self._held.pop(held.record.id, None)
+        self._count()
+        try:
+            await self._store.forget_lease(held.record.id)
+            if event:
+                await self._tell(held, event)
+        except (StateUnavailableError, AuditUnavailableError) as error:
+            _LOG.error("lease_not_kept", lease=held.record.id, reason=error.detail)
+
+    def failed(self, held: Held, event: str) -> None:
+        """Count something that failed: mint_failed, renew_failed or revoke_failed."""
+        self._metrics.lease(provider=held.record.provider, event=event)
+
+    def remind(self, held: Held, moment: float) -> None:
+        """Let `due` return `held` from the steady time `moment` on, and at no other."""
+        held.moment = moment
+        if moment < math.inf:
+            heapq.heappush(self._moments, (moment, next(self._ties), held))
+
+    def remind_by_record(self, held: Held) -> None:
+        """As `remind`, at the moment that the record itself names."""
+        record = held.record
+        wall = record.expires if record.due is None else record.due
+        self.remind(held, self._clock.monotonic() + wall - self._clock.now())
+
+    def due(self) -> Iterator[Held]:
+        """Yield each lease whose moment has come."""
+        now = self._clock.monotonic()
+        while self._moments and self._moments[0][0] <= now:
+            moment, _, held = heapq.heappop(self._moments)
+            if held.moment == moment and self._held.get(held.record.id) is held:
+                held.moment = math.inf
+                yield held
+
+    def _leave(self, held: Held) -> None:
+        if held.key is not None and self._live.get(held.key) is held:
+            del self._live[held.key]
+        held.reading = held.answered = None
+
+    def _count(self) -> None:
+        self._metrics.leases_active(len(self._live))
+
+    async def _tell(self, held: Held, event: str) -> None:
+        record = held.record
+        self._metrics.lease(provider=record.provider, event=event)
+        await self._trail.append(
+            AuditEvent(
+                kind=EventKind.LEASE,
+                outcome=Outcome.SUCCESS,
+                identity=record.identity,
+                reason=event,
+                references=(ReferenceRecord(reference=record.source, status=event, reason=record.reason.value),),
+                details={"lease": record.id},
+            )
+        )

@@ -1,0 +1,124 @@
+"""One lease in memory, with its values as long as it may be handed out."""
+
+import math
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from broker.errors import SourceUnavailableError
+from broker.identity import IdentityKind, PeerIdentity
+from broker.leases.record import LeaseRecord
+from broker.policy.decision import Context
+from broker.reference import Reference, Source
+from broker.remembered import Cached, LeaseFacts
+from broker.secret import Reading
+
+_PART: Final = 2 / 3
+_JITTER: Final = 0.1
+# A lease is asked for by a handful of references: the fields of one credential.
+_MAX_REFERENCES: Final = 64
+
+
+class LeaseKey(NamedTuple):
+    """What a lease is for: one source and one identity."""
+
+    source: Source
+    kind: IdentityKind
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks, and how: enough to ask policy again later."""
+
+    peer: PeerIdentity
+    context: Context
+
+    def key(self, source: Source) -> LeaseKey:
+        """Return the key of this asker's lease of `source`."""
+        return LeaseKey(source, self.peer.kind, self.peer.name)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Held:
+    """One lease. Steady times are of `Clock.monotonic`.
+
+    Attributes:
+        record: What is durable of it.
+        key: What it is for; None when it was read back after a restart.
+        reading: Its values; None as above, and before it is minted.
+        seconds: The life that is asked for at each renewal.
+        born: Steady time at which it was asked for.
+        ends: Steady time at which it ends unless it is renewed.
+        replace_at: Steady time from which the next one who asks gets another lease, when this one can't live longer.
+        asked: Steady time at which somebody asked last.
+        asker: Who that was.
+        references: What was asked for of it, by text.
+        attempts: Renewals or revocations that have failed in a row.
+        moment: Steady time at which something has to happen to it.
+        answered: The answer as it stands now.
+
+    """
+
+    record: LeaseRecord
+    key: LeaseKey | None = None
+    reading: Reading | None = None
+    seconds: float = 0.0
+    born: float = 0.0
+    ends: float = 0.0
+    replace_at: float = math.inf
+    asked: float = -math.inf
+    asker: Asker | None = None
+    references: dict[str, Reference] = field(default_factory=dict)
+    attempts: int = 0
+    moment: float = math.inf
+    answered: Cached | None = None
+
+    def ask(self, asker: Asker, references: Iterable[Reference], *, now: float) -> None:
+        """Note that somebody who may have it asks for it at the steady time `now`."""
+        self.asked, self.asker = now, asker
+        for reference in references:
+            if len(self.references) < _MAX_REFERENCES:
+                self.references[reference.text] = reference
+
+    @property
+    def lives_on_request(self) -> bool:
+        """Tell whether it may be renewed."""
+        return self.record.renewable and self.replace_at == math.inf
+
+    def was_asked_lately(self, now: float) -> bool:
+        """Tell whether somebody asked within one of its lifetimes."""
+        return now - self.asked <= self.seconds
+
+    def lives_until(self, ends: float, *, from_: float, last: bool) -> float:
+        """Set the steady end, `last` when there is no later one; return the steady time to do something about it."""
+        self.ends = ends
+        self.answered = None
+        act_at = from_ + (ends - from_) * _part()
+        if last:
+            self.replace_at = act_at
+            return ends
+        return act_at
+
+    def answer(self) -> Cached:
+        """Return what its identity is told. Raises: SourceUnavailableError."""
+        if self.reading is None:
+            message = "the lease was withdrawn while it was asked for"
+            raise SourceUnavailableError(message)
+        if self.answered is None:
+            record = self.record
+            self.answered = Cached(
+                reading=self.reading,
+                fetched_at=record.created,
+                fresh_until=record.expires,
+                stale_until=record.expires,
+                stale=False,
+                lease=LeaseFacts(record.id, record.expires, record.renewable and self.lives_on_request),
+            )
+        return self.answered
+
+
+def _part() -> float:
+    """Return two thirds, a little less, so that what was minted together is not renewed together."""
+    return _PART * random.uniform(1 - _JITTER, 1)  # noqa: S311  A pause is no secret.

@@ -1,0 +1,93 @@
+"""The leases of one broker: what the rest of it sees."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from broker.clock import Clock
+from broker.errors import LeaseUnknownError
+from broker.identity import PeerIdentity
+from broker.leases.book import LeaseBook, LeaseSettings, Trail
+from broker.leases.held import Asker
+from broker.leases.minting import Minting
+from broker.leases.record import LeaseReason, LeaseRecord, LeaseState, LeaseStore
+from broker.leases.upkeep import PolicySource, Upkeep
+from broker.metrics import Metrics
+from broker.providers.base import Leasing
+from broker.reference import Reference, Source
+from broker.remembered import Cached
+
+_SHOWN: Final = frozenset({LeaseState.LIVE, LeaseState.SUPERSEDED, LeaseState.REVOKING})
+
+
+class Leases:
+    """Mint for those who ask, look after what was minted, and leave nothing behind."""
+
+    def __init__(
+        self,
+        *,
+        store: LeaseStore,
+        providers: Mapping[str, Leasing],
+        policy: PolicySource,
+        trail: Trail,
+        metrics: Metrics,
+        clock: Clock,
+        settings: LeaseSettings,
+    ) -> None:
+        """Keep the collaborators; `open` comes first."""
+        self._settings = settings
+        self._book = LeaseBook(store=store, trail=trail, metrics=metrics, clock=clock, settings=settings)
+        self._minting = Minting(book=self._book, providers=providers, clock=clock)
+        self._upkeep = Upkeep(book=self._book, providers=providers, policy=policy, clock=clock)
+
+    async def open(self) -> None:
+        """Take over what an earlier process has left. Raises: StateUnavailableError."""
+        await self._book.open()
+
+    async def keep(self) -> None:
+        """Renew and revoke, for ever."""
+        await self._upkeep.run()
+
+    @property
+    def upkeep(self) -> Upkeep:
+        """Return what does the work of `keep`."""
+        return self._upkeep
+
+    def lookup(self, source: Source, asker: Asker, references: Iterable[Reference]) -> Cached | None:
+        """Return the answer from a lease that lives, else None; policy was asked before."""
+        return self._minting.lookup(source, asker, references)
+
+    async def get(self, source: Source, asker: Asker, references: Iterable[Reference]) -> Cached:
+        """Return the answer from a lease that lives, or from a new one; policy was asked before.
+
+        Raises:
+            FetchError: There is none, and none can be made.
+            StateUnavailableError: What is minted can't be made durable.
+            AuditUnavailableError: It can't be put on record.
+
+        """
+        return await self._minting.get(source, asker, references)
+
+    def of(self, peer: PeerIdentity) -> Sequence[LeaseRecord]:
+        """Return the leases of `peer`, the oldest first."""
+        found = (held.record for held in self._book.all() if held.record.belongs_to(peer))
+        return sorted((record for record in found if record.state in _SHOWN), key=lambda record: record.created)
+
+    async def revoke(self, lease_id: str, peer: PeerIdentity) -> bool:
+        """Revoke a lease of `peer`; return whether it is gone, else it is tried again until it is.
+
+        Raises:
+            LeaseUnknownError: `peer` has no such lease.
+
+        """
+        held = self._book.get(lease_id)
+        if held is None or not held.record.belongs_to(peer) or held.record.state not in _SHOWN:
+            message = "you have no such lease; it may have ended"
+            raise LeaseUnknownError(message)
+        return await self._upkeep.revoke_now(held, LeaseReason.ASKED)
+
+    async def aclose(self) -> None:
+        """Wait for what is being minted, and revoke everything if the settings say so."""
+        await self._minting.aclose(seconds=self._settings.stop_seconds)
+        if self._settings.revoke_at_stop:
+            await self._upkeep.revoke_all(seconds=self._settings.stop_seconds)
+        await self._upkeep.aclose()

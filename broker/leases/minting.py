@@ -1,0 +1,221 @@
+"""Leases for those who ask: one for each source and identity, minted once however many ask at once."""
+
+import asyncio
+import secrets
+from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from broker.clock import Clock
+from broker.errors import FetchError, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
+from broker.leases.book import LeaseBook
+from broker.leases.held import Asker, Held, LeaseKey
+from broker.leases.record import LeaseReason, LeaseRecord, LeaseState
+from broker.logs import EventLogger
+from broker.providers.base import Leasing, Parent
+from broker.reference import Reference, Source, spell
+from broker.remembered import Cached
+from broker.secret import Reading
+from broker.trace_context import untraced
+
+_T = TypeVar("_T")
+_LOG: Final = EventLogger("broker.leases")
+# Nobody makes the broker ask a back end that has just failed more often than this.
+_PAUSE_SECONDS: Final = 1.0
+_LONGEST_PAUSE_SECONDS: Final = 30.0
+
+
+class Minting:
+    """Answer from a lease that lives, or mint one."""
+
+    def __init__(
+        self, *, book: LeaseBook, providers: Mapping[str, Leasing], clock: Clock, mint_seconds: float = 30.0
+    ) -> None:
+        """Mint by `providers`, by their schemes; a mint that takes longer than `mint_seconds` is given up."""
+        self._book = book
+        self._providers = providers
+        self._clock = clock
+        self._mint_seconds = mint_seconds
+        self._flights: dict[LeaseKey, asyncio.Task[Held | Cached | FetchError]] = {}
+        self._pauses: dict[LeaseKey, tuple[float, SourceUnavailableError]] = {}
+        self._closed = False
+
+    def lookup(self, source: Source, asker: Asker, references: Iterable[Reference]) -> Cached | None:
+        """Return the answer from a lease that lives and need not be replaced, else None."""
+        held = self._book.live(asker.key(source))
+        now = self._clock.monotonic()
+        if held is None or now >= min(held.ends, held.replace_at):
+            return None
+        held.ask(asker, references, now=now)
+        return held.answer()
+
+    async def get(self, source: Source, asker: Asker, references: Iterable[Reference]) -> Cached:
+        """Return the answer from the lease of this asker, which is minted when there is none that will do.
+
+        Raises:
+            FetchError: As `Leasing.mint`.
+            StateUnavailableError: What is minted can't be made durable, so nothing is.
+            AuditUnavailableError: It can't be put on record.
+
+        """
+        references = tuple(references)
+        known = self.lookup(source, asker, references)
+        if known is not None:
+            return known
+        key = asker.key(source)
+        pause = self._pauses.get(key)
+        if pause is None or self._clock.monotonic() >= pause[0]:
+            outcome = await self._join(key, asker, references)
+        else:
+            outcome = pause[1]
+        if isinstance(outcome, Held):
+            outcome.ask(asker, references, now=self._clock.monotonic())
+            return outcome.answer()
+        if isinstance(outcome, Cached):
+            return outcome
+        return await self._old_or_error(key, outcome)
+
+    async def aclose(self, *, seconds: float) -> None:
+        """Wait at most `seconds` for what is being minted, and mint nothing more."""
+        self._closed = True
+        flights = list(self._flights.values())
+        if flights:
+            _, late = await asyncio.wait(flights, timeout=seconds)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    async def _old_or_error(self, key: LeaseKey, error: FetchError) -> Cached:
+        held = self._book.live(key)
+        if held is not None and self._clock.monotonic() < held.ends:
+            if isinstance(error, SourceUnavailableError):
+                return held.answer()
+            # The back end was asked about it and says no: what it gave before counts no more either.
+            await self._book.withdraw(held, LeaseReason.DENIED)
+        raise error.with_traceback(None)
+
+    async def _join(self, key: LeaseKey, asker: Asker, references: tuple[Reference, ...]) -> Held | Cached | FetchError:
+        if self._closed:
+            return SourceUnavailableError("the broker is shutting down")
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = asyncio.create_task(self._fly(key, asker, references), context=untraced())
+            self._flights[key] = flight
+            flight.add_done_callback(lambda task: self._landed(key, task))
+        await asyncio.wait({flight})
+        if flight.cancelled():
+            return SourceUnavailableError("the broker is shutting down")
+        return flight.result()
+
+    def _landed(self, key: LeaseKey, task: "asyncio.Task[Held | Cached | FetchError]") -> None:
+        del self._flights[key]
+        if not task.cancelled():
+            # Every asker may have gone meanwhile.
+            task.exception()
+
+    async def _fly(self, key: LeaseKey, asker: Asker, references: tuple[Reference, ...]) -> Held | Cached | FetchError:
+        self._drop_old_pauses()
+        try:
+            return await self._mint(key, asker, references)
+        except SourceUnavailableError as error:
+            seconds = min(max(error.retry_after or 0.0, _PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
+            self._pauses[key] = (self._clock.monotonic() + seconds, error)
+            return error
+        except FetchError as error:
+            return error
+
+    async def _mint(self, key: LeaseKey, asker: Asker, references: tuple[Reference, ...]) -> Held | Cached:
+        leasing = self._providers[key.source.scheme]
+        parent = await self._in_time(leasing.prepare(key.source))
+        held = self._begun(key, parent)
+        await self._book.begin(held)
+        try:
+            reading = await self._in_time(leasing.mint(key.source, parent))
+        except FetchError as error:
+            await self._abandon(held, error)
+            raise
+        now = self._clock.monotonic()
+        ends = _end_of(held, reading)
+        if reading.lease is None and (ends is None or ends <= now):
+            # Nothing that lives on: an answer for one request.
+            await self._book.forget(held)
+            at = held.record.created
+            return Cached(reading=reading, fetched_at=at, fresh_until=at, stale_until=at, stale=False)
+        self._fill(held, reading, now if ends is None else ends)
+        held.ask(asker, references, now=now)
+        try:
+            await self._book.adopt(held, key)
+        except BaseException:
+            if self._book.live(key) is not held:
+                await self._book.withdraw(held, LeaseReason.ABANDONED)
+            raise
+        return held
+
+    def _begun(self, key: LeaseKey, parent: Parent) -> Held:
+        now = self._clock.now()
+        record = LeaseRecord(
+            id=f"lease_{secrets.token_urlsafe(16)}",
+            provider=key.source.scheme,
+            source=spell(key.source, (), None),
+            identity_kind=key.kind,
+            identity=key.name,
+            state=LeaseState.MINTING,
+            reason=LeaseReason.NONE,
+            handle="",
+            parent=parent.accessor,
+            renewable=False,
+            created=now,
+            expires=now,
+            due=None,
+        )
+        return Held(record=record, key=key, born=self._clock.monotonic())
+
+    def _fill(self, held: Held, reading: Reading, ends: float) -> None:
+        lease = reading.lease
+        held.reading = reading
+        held.seconds = ends - held.born
+        renewable = lease is not None and lease.renewable
+        held.record = replace(
+            held.record,
+            state=LeaseState.LIVE,
+            handle="" if lease is None else lease.handle,
+            # What has no lease of its own outlives its parent.
+            parent="" if lease is None else held.record.parent,
+            renewable=renewable,
+            expires=held.record.created + held.seconds,
+        )
+        self._book.remind(held, held.lives_until(ends, from_=held.born, last=not renewable))
+
+    async def _abandon(self, held: Held, error: FetchError) -> None:
+        """Leave nothing behind of a mint that gave nothing."""
+        self._book.failed(held, "mint_failed")
+        nothing = isinstance(error, SecretMissingError | UpstreamDeniedError)
+        if held.record.parent and not nothing:
+            await self._book.withdraw(held, LeaseReason.ABANDONED)
+            return
+        if isinstance(error, SourceUnavailableError):
+            _LOG.warning("lease_unknown", lease=held.record.id, effect="if it was made, it ends with its time to live")
+        await self._book.forget(held)
+
+    async def _in_time(self, asked: Coroutine[Any, Any, _T]) -> _T:
+        try:
+            async with asyncio.timeout(self._mint_seconds):
+                return await asked
+        except TimeoutError:
+            message = "the source did not answer in time"
+            raise SourceUnavailableError(message) from None
+
+    def _drop_old_pauses(self) -> None:
+        now = self._clock.monotonic()
+        self._pauses = {key: pause for key, pause in self._pauses.items() if pause[0] > now}
+
+
+def _end_of(held: Held, reading: Reading) -> float | None:
+    """Return the steady end of what was minted; None when it has none, or is none that lives on."""
+    ends = []
+    if reading.lease is not None:
+        ends.append(held.born + reading.lease.seconds)
+    if reading.not_after is not None:
+        ends.append(held.born + reading.not_after - held.record.created)
+    return min(ends, default=None)

@@ -1,0 +1,243 @@
+"""What happens to leases while nobody asks: renewals, revocations that are tried again, and the policy's word."""
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+from broker.clock import Clock
+from broker.errors import FetchError, SecretMissingError, UpstreamDeniedError
+from broker.identity import PeerIdentity
+from broker.leases.book import LeaseBook
+from broker.leases.held import Held
+from broker.leases.record import LeaseReason, LeaseState
+from broker.logs import EventLogger, error_fields
+from broker.policy.decision import Allow, Context, Decision
+from broker.providers.base import Leasing
+from broker.reference import Reference
+from broker.trace_context import untraced
+
+_LOG: Final = EventLogger("broker.leases")
+# Enough to use the back end's budget up when thousands fall due together, and few enough to leave readers their turn.
+_AT_ONCE: Final = 16
+_STEP_SECONDS: Final = 0.5
+_LONGEST_RETRY_SECONDS: Final = 300.0
+_BUG_SECONDS: Final = 60.0
+# How many leases policy is asked about before others get their turn.
+_POLICY_STEP: Final = 200
+
+
+class Policy(Protocol):
+    """What is asked of a policy."""
+
+    def decide_all(
+        self, *, identity: PeerIdentity, references: Sequence[Reference], context: Context
+    ) -> Sequence[Decision]:
+        """Decide about each reference."""
+        ...
+
+    def recognises(self, identity: PeerIdentity, /) -> bool:
+        """Tell whether policy names this identity."""
+        ...
+
+
+class PolicySource(Protocol):
+    """Holds the policy in force."""
+
+    @property
+    def current(self) -> Policy:
+        """Return the policy in force now."""
+        ...
+
+
+class Upkeep:
+    """Do what is due to the leases of one book."""
+
+    def __init__(
+        self, *, book: LeaseBook, providers: Mapping[str, Leasing], policy: PolicySource, clock: Clock
+    ) -> None:
+        """Keep the collaborators."""
+        self._book = book
+        self._providers = providers
+        self._policy = policy
+        self._clock = clock
+        self._asked: Policy = policy.current
+        self._work: dict[str, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work for ever."""
+        while True:
+            self._wake.clear()
+            await self.heed_policy()
+            self.step()
+            try:
+                async with asyncio.timeout(_STEP_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def step(self) -> None:
+        """Begin what is due, as much as may be under way at once."""
+        if len(self._work) >= _AT_ONCE:
+            return
+        for held in self._book.due():
+            _ = self._begin(held)
+            if len(self._work) >= _AT_ONCE:
+                return
+
+    async def idle(self) -> None:
+        """Return when nothing is under way."""
+        while self._work:
+            await asyncio.wait(list(self._work.values()))
+            await asyncio.sleep(0)
+
+    async def revoke_now(self, held: Held, reason: LeaseReason) -> bool:
+        """Hand out `held` no longer, and try to revoke it; return whether it is gone, else it is tried again."""
+        await self._book.withdraw(held, reason)
+        running = self._work.get(held.record.id)
+        if running is not None:
+            await asyncio.wait({running})
+        if self._book.get(held.record.id) is held:
+            await asyncio.wait({self._work.get(held.record.id) or self._begin(held)})
+        return self._book.get(held.record.id) is None
+
+    async def heed_policy(self) -> None:
+        """Withdraw what a new policy does not allow any more."""
+        policy = self._policy.current
+        if policy is self._asked:
+            return
+        self._asked = policy
+        for number, held in enumerate(self._book.all(), 1):
+            if held.record.state is not LeaseState.REVOKING and not self._is_allowed(policy, held):
+                await self._book.withdraw(held, LeaseReason.POLICY)
+            if number % _POLICY_STEP == 0:
+                await asyncio.sleep(0)
+
+    async def revoke_all(self, *, seconds: float) -> None:
+        """Revoke every lease that the back end can revoke; what is left after `seconds` is for the next start."""
+        for held in self._book.all():
+            if held.record.state is not LeaseState.REVOKING and held.record.can_be_revoked:
+                await self._book.withdraw(held, LeaseReason.SHUTDOWN)
+        try:
+            async with asyncio.timeout(seconds):
+                while any(held.record.can_be_revoked and not held.attempts for held in self._book.all()):
+                    self.step()
+                    await asyncio.wait(list(self._work.values()) or [asyncio.create_task(asyncio.sleep(0.01))])
+        except TimeoutError:
+            left = sum(1 for held in self._book.all() if held.record.can_be_revoked)
+            _LOG.warning("leases_not_revoked", count=left, effect="they are revoked after the next start")
+
+    async def aclose(self) -> None:
+        """End what is under way."""
+        tasks = list(self._work.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _begin(self, held: Held) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._do(held), context=untraced())
+        self._work[held.record.id] = task
+        task.add_done_callback(lambda task: self._done(held, task))
+        return task
+
+    def _done(self, held: Held, task: asyncio.Task[None]) -> None:
+        self._work.pop(held.record.id, None)
+        self._wake.set()
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _LOG.error("bug", **error_fields(error))
+            self._book.remind(held, self._clock.monotonic() + _BUG_SECONDS)
+
+    async def _do(self, held: Held) -> None:
+        match held.record.state:
+            case LeaseState.LIVE:
+                await self._look_after(held)
+            case LeaseState.SUPERSEDED:
+                if held.record.due is None:
+                    await self._book.forget(held)
+                else:
+                    await self._book.withdraw(held, held.record.reason)
+            case LeaseState.REVOKING:
+                await self._revoke(held)
+            case LeaseState.MINTING:
+                # Whoever mints it goes on with it.
+                return
+
+    async def _look_after(self, held: Held) -> None:
+        now = self._clock.monotonic()
+        if now >= held.ends:
+            await self._book.forget(held, "ended")
+        elif held.lives_on_request and held.was_asked_lately(now):
+            await self._renew(held)
+        elif held.lives_on_request:
+            # Somebody may still ask.
+            self._book.remind(held, min(held.ends, now + max(1.0, (held.ends - now) / 4)))
+        else:
+            self._book.remind(held, held.ends)
+
+    async def _renew(self, held: Held) -> None:
+        began, wall = self._clock.monotonic(), self._clock.now()
+        leasing = self._providers[held.record.provider]
+        try:
+            extension = await leasing.renew(held.record.grip, seconds=held.seconds)
+        except SecretMissingError:
+            await self._book.forget(held, "lost")
+        except UpstreamDeniedError:
+            # The next one who asks gets another lease while this one ends by itself.
+            self._book.failed(held, "renew_failed")
+            _LOG.warning("store_rights_missing", path="sys/leases/renew", capability="update")
+            self._book.remind(held, held.lives_until(held.ends, from_=began, last=True))
+        except FetchError as error:
+            self._book.failed(held, "renew_failed")
+            held.attempts += 1
+            pause = max(_pause(held.attempts), getattr(error, "retry_after", None) or 0.0)
+            self._book.remind(held, min(began + pause, max(held.ends, began + 1.0)))
+        else:
+            if held.record.state is not LeaseState.LIVE:
+                # Withdrawn meanwhile.
+                return
+            held.attempts = 0
+            ends = began + extension.seconds
+            held.record = replace(held.record, expires=wall + extension.seconds)
+            self._book.remind(held, held.lives_until(ends, from_=began, last=extension.capped))
+            await self._book.extend(held)
+
+    async def _revoke(self, held: Held) -> None:
+        record = held.record
+        leasing = self._providers.get(record.provider)
+        try:
+            if leasing is not None and record.can_be_revoked:
+                await leasing.revoke(record.grip)
+        except FetchError as error:
+            self._book.failed(held, "revoke_failed")
+            if isinstance(error, UpstreamDeniedError) and record.expires < self._clock.now():
+                await self._book.forget(held, "ended")
+                return
+            if not held.attempts:
+                _LOG.warning("lease_not_revoked", lease=record.id, reason=error.detail, effect="it is tried again")
+            held.attempts += 1
+            self._book.remind(held, self._clock.monotonic() + _pause(held.attempts))
+        else:
+            await self._book.forget(held, "revoked" if leasing is not None and record.can_be_revoked else "dropped")
+
+    def _is_allowed(self, policy: Policy, held: Held) -> bool:
+        asker, record = held.asker, held.record
+        if asker is None:
+            # Read back after a restart: its own questions are not known any more.
+            peer = PeerIdentity(
+                kind=record.identity_kind, name=record.identity, thumbprint="", not_before=0.0, not_after=0.0
+            )
+            return policy.recognises(peer)
+        context = replace(asker.context, now=self._clock.now())
+        references = tuple(held.references.values())
+        decisions = policy.decide_all(identity=asker.peer, references=references, context=context)
+        return any(isinstance(decision, Allow) for decision in decisions)
+
+
+def _pause(attempts: int) -> float:
+    """Return the seconds before the next attempt: a growing bound, with jitter."""
+    bound = min(_LONGEST_RETRY_SECONDS, 2.0 ** min(attempts, 30))
+    return random.uniform(bound / 2, bound)  # noqa: S311  A pause is no secret.

@@ -1,0 +1,93 @@
+"""The routes of leases: an identity sees and ends its own, and no other's."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from aiohttp import web
+
+from broker.clock import Clock
+from broker.errors import IdentityRefusedError
+from broker.identity import PeerIdentity
+from broker.leases.record import LeaseRecord
+from broker.resolve import Address
+from broker.web.middleware import facts_of, json_headers, request_id_of
+from broker.web.routes import PeerSource, address_of
+from broker.web.schemas import rfc3339
+
+LEASES_PATH: Final = "/v1/leases"
+LEASE_PATH: Final = "/v1/leases/{id}"
+
+
+class Leases(Protocol):
+    """What is asked of the leases."""
+
+    def of(self, peer: PeerIdentity) -> Sequence[LeaseRecord]:
+        """Return the leases of `peer`, the oldest first."""
+        ...
+
+    async def revoke(self, lease_id: str, peer: PeerIdentity) -> bool:
+        """Revoke a lease of `peer`; return whether it is gone. Raises: LeaseUnknownError."""
+        ...
+
+
+class Refuser(Protocol):
+    """Puts a certificate that is no identity on record."""
+
+    async def refuse_identity(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
+        """Put on record that a connection's certificate is no identity. Raises: AuditUnavailableError."""
+        ...
+
+
+def lease_routes(*, leases: Leases, peers: PeerSource, refuser: Refuser, clock: Clock) -> list[web.RouteDef]:
+    """Return the routes of leases."""
+    handler = _LeaseHandler(leases=leases, peers=peers, refuser=refuser, clock=clock)
+    return [web.get(LEASES_PATH, handler.show, allow_head=False), web.delete(LEASE_PATH, handler.revoke)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LeaseHandler:
+    leases: Leases
+    peers: PeerSource
+    refuser: Refuser
+    clock: Clock
+
+    async def show(self, request: web.Request) -> web.Response:
+        """Answer `GET /v1/leases`."""
+        peer = await self._peer(request)
+        document = {"leases": [lease_document(record) for record in self.leases.of(peer)]}
+        return web.Response(body=json.dumps(document).encode(), headers=json_headers())
+
+    async def revoke(self, request: web.Request) -> web.Response:
+        """Answer `DELETE /v1/leases/{id}`."""
+        peer = await self._peer(request)
+        lease_id = request.match_info["id"]
+        if await self.leases.revoke(lease_id, peer):
+            return web.Response(status=204, headers={"Cache-Control": "no-store"})
+        body = json.dumps({"id": lease_id, "state": "revoking"}).encode()
+        return web.Response(status=202, body=body, headers=json_headers())
+
+    async def _peer(self, request: web.Request) -> PeerIdentity:
+        address, instance = address_of(request), request_id_of(request)
+        try:
+            peer = self.peers.peer_of(request, now=self.clock.now())
+        except IdentityRefusedError as error:
+            await self.refuser.refuse_identity(error, address=address, request=instance)
+            raise
+        facts_of(request).identity = peer.name
+        return peer
+
+
+def lease_document(record: LeaseRecord) -> dict[str, Any]:
+    """Return what may be told of a lease; the store's own name of it never is."""
+    return {
+        "id": record.id,
+        "reference": record.source,
+        "state": record.state.value,
+        "reason": record.reason.value,
+        "renewable": record.renewable,
+        "created_at": rfc3339(record.created),
+        "expires_at": rfc3339(record.expires),
+        "revoked_from": None if record.due is None else rfc3339(record.due),
+    }
