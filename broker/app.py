@@ -159,6 +159,7 @@ class Service:
             max_entries=settings.cache.max_entries,
             max_bytes=settings.cache.max_bytes,
             fetch_seconds=settings.cache.fetch_seconds,
+            negative_seconds=settings.cache.negative_seconds,
         )
         self._keys = Keys(
             token=load_or_create_signing_key(state / "token.key"),

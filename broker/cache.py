@@ -17,12 +17,12 @@ from broker.clock import Clock
 from broker.errors import FetchError, SourceUnavailableError
 from broker.metrics import Metrics, Outlook
 from broker.reference import Source
+from broker.refusals import Refusals
 from broker.remembered import Cached, Clocks, Entry, Fetch, Memory
 
 # A refresh may start in the last tenth of the fresh time, at a moment drawn for each entry, so that what
 # was read together at the start of a thousand agents is not read together again.
 _EARLY: Final = 0.1
-_RETRY_SECONDS: Final = 1.0
 # How often it is looked whether something is due, and how long a refresh behind waits after a failure at least.
 _REFRESH_STEP: Final = 0.5
 _RETRY_BEHIND: Final = 5.0
@@ -48,6 +48,7 @@ class Cache:
         max_entries: int,
         max_bytes: int,
         fetch_seconds: float,
+        negative_seconds: float = 3.0,
         refresh_wait: float = 0.25,
     ) -> None:
         """Remember at most `max_entries` sources and `max_bytes` of values.
@@ -58,12 +59,14 @@ class Cache:
             max_entries: Sources held at once.
             max_bytes: Bytes of values held at once.
             fetch_seconds: Time for one read.
+            negative_seconds: Time for which it is remembered that a source is missing or denied.
             refresh_wait: Time that a caller waits for a refresh before it gets the stale value.
 
         """
         self._clock = clock
         self._metrics = metrics
         self._memory = Memory(clock=clock, max_entries=max_entries, max_bytes=max_bytes)
+        self._refusals = Refusals(clock=clock, seconds=negative_seconds, max_entries=max_entries)
         self._fetch_seconds = fetch_seconds
         self._refresh_wait = refresh_wait
         self._flights: dict[Source, _Flight] = {}
@@ -106,21 +109,28 @@ class Cache:
             answer = await self._refreshed(source, remembered, clocks, fetch)
             if answer is not None:
                 return answer
-        joined = source in self._flights
-        self._metrics.cache_lookup("joined" if joined else "miss")
-        flight = self._flights.get(source) or self._start(source, fetch, clocks)
+        flight = self._flights.get(source)
+        if flight is None:
+            refusal = self._refusals.find(source, max_age=clocks.fresh_for)
+            if refusal is not None:
+                self._metrics.cache_lookup("refused")
+                raise refusal.with_traceback(None)
+        self._metrics.cache_lookup("miss" if flight is None else "joined")
+        flight = flight or self._start(source, fetch, clocks)
         await asyncio.wait({flight.task})
         return _landed(flight).made(clocks, stale=False)
 
     def drop(self, source: Source) -> None:
         """Forget `source`, and let no read that is under way bring it back."""
         self._memory.forget(source)
+        self._refusals.forget(source)
         self._flights.pop(source, None)
         self._report()
 
     def clear(self) -> None:
         """Forget everything, and let no read that is under way bring it back."""
         self._memory.clear()
+        self._refusals.clear()
         self._flights.clear()
         self._report()
 
@@ -238,17 +248,19 @@ class Cache:
             lasts_until=min(dies, born + clocks.gone_after),
         )
         if self._flights.get(source) is flight:
+            self._refusals.forget(source)
             self._report(self._memory.keep(source, entry))
         return entry
 
     def _failed(self, source: Source, flight: _Flight, error: FetchError) -> FetchError:
         """Note what the source said: it can't answer, so wait, or it says no, so forget."""
         if self._flights.get(source) is flight:
+            pause = self._refusals.keep(source, error)
             if not isinstance(error, SourceUnavailableError):
                 self._memory.forget(source)
                 self._report()
             elif (entry := self._memory.get(source)) is not None:
-                entry.retry_at = self._clock.monotonic() + _RETRY_SECONDS
+                entry.retry_at = self._clock.monotonic() + pause
         return error
 
     def _usable(self, source: Source, clocks: Clocks) -> Entry | None:

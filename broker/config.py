@@ -95,6 +95,10 @@ class CacheSettings(Section):
         default=64 * MEBIBYTE, description="Bytes of values that are remembered at once."
     )
     fetch_seconds: Seconds = Field(default=10.0, description="Time for one read of a source.")
+    negative_seconds: Annotated[float, Field(ge=0, le=60)] = Field(
+        default=3.0,
+        description="How long it is remembered that a secret is missing or that its store denies it; 0: not at all.",
+    )
 
 
 class LeaseSection(Section):

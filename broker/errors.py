@@ -168,9 +168,13 @@ class UpstreamDeniedError(FetchError):
 
 
 class SourceUnavailableError(FetchError):
-    """The source can't answer now; `retry_after` is in seconds, None when nobody knows."""
+    """The source can't answer now; `retry_after` is in seconds, None when nobody knows.
+
+    `was_asked` tells whether the source said so, or failed to; a class for what was held back before says False.
+    """
 
     code = "source_unavailable"
+    was_asked: ClassVar[bool] = True
 
     def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
         """Keep when asking again may help."""

@@ -19,7 +19,7 @@ from broker.errors import TokenRefusedReason
 _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _STATUSES: Final = ("200", "400", "401", "403", "404", "500", "503")
 _REFERENCE_OUTCOMES: Final = ("ok", "stale", "denied", "missing", "unavailable", "invalid")
-_LOOKUPS: Final = ("hit", "stale", "miss", "joined")
+_LOOKUPS: Final = ("hit", "stale", "miss", "joined", "refused")
 _ALARMS: Final = ("certificate", "pin", "files", "wrapping_token_used", "wrapping_token_of_another_path")
 _LEASE_EVENTS: Final = (
     *("minted", "renewed", "revoked", "ended", "lost", "dropped"),
@@ -78,7 +78,7 @@ class Metrics:
         self._resolve_seconds = Histogram(
             "broker_fetch_seconds", "Time of one read of a source.", ["provider"], buckets=_FAST, registry=registry
         )
-        # result: hit, stale, miss, joined.
+        # result: hit, stale, miss, joined, refused.
         self._cache_lookups = Counter("broker_cache_lookups", "Look-ups in the cache.", ["result"], registry=registry)
         self._cache_entries = Gauge("broker_cache_entries", "Sources held in the cache.", registry=registry)
         self._cache_bytes = Gauge("broker_cache_bytes", "Bytes of values held in the cache.", registry=registry)
@@ -255,7 +255,7 @@ class Metrics:
         self._resolve_seconds.labels(provider).observe(seconds)
 
     def cache_lookup(self, result: str) -> None:
-        """Count one look-up: hit, stale, miss or joined."""
+        """Count one look-up: hit, stale, miss, joined or refused."""
         self._cache_lookups.labels(result).inc()
 
     def cache_size(self, *, entries: int, size: int, evicted: int = 0) -> None:

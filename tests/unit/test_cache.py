@@ -16,6 +16,7 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
+from broker.providers.vault.breaker import BreakerOpenError
 from broker.reference import Source
 from tests.fakes import START, FakeClock, FakeProvider, fake_metrics, text_reading
 
@@ -160,6 +161,7 @@ async def test_a_refusal_seen_upstream_drops_the_value_at_once(bench: Bench, err
     with pytest.raises(type(error)):
         await bench.value()
     bench.says(DOWN)
+    bench.clock.advance(3)
     with pytest.raises(SourceUnavailableError):
         await bench.value()
 
@@ -213,16 +215,79 @@ async def test_a_cancelled_caller_does_not_cancel_the_read_of_the_others(bench: 
     assert bench.reads == 1
 
 
-async def test_an_error_is_told_to_everyone_who_waits_and_is_not_remembered(bench: Bench) -> None:
+async def test_an_error_is_told_to_everyone_who_waits(bench: Bench) -> None:
     bench.says(FINAL[0])
     calls = [asyncio.create_task(bench.value()) for _ in range(3)]
     assert {type(error) for error in await asyncio.gather(*calls, return_exceptions=True)} == {SecretMissingError}
     assert bench.reads == 1
+
+
+@pytest.mark.parametrize("error", FINAL, ids=lambda error: error.code)
+async def test_who_asks_in_a_loop_for_what_is_not_there_costs_one_read_in_the_time_that_it_is_remembered(
+    bench: Bench, error: FetchError
+) -> None:
+    bench.says(error)
+    for _ in range(29):
+        with pytest.raises(type(error)):
+            await bench.value()
+        bench.clock.advance(0.1)
+    assert bench.reads == 1
+    assert bench.counted("refused") == 28
+    bench.says("back")
+    bench.clock.advance(0.2)
+    assert await bench.value() == ("back", False)
+
+
+async def test_a_source_that_fails_is_asked_at_a_growing_pace_and_the_answer_names_the_time_to_wait(
+    bench: Bench,
+) -> None:
+    bench.says(DOWN)
+    for _ in range(600):
+        with pytest.raises(SourceUnavailableError):
+            await bench.value()
+        bench.clock.advance(0.1)
+    # A minute of pauses, each a random part of at most 8 s: hardly ever below 9 reads, and 30 are out of question.
+    assert 5 <= bench.reads <= 40
+    bench.says("back")
+    bench.clock.advance(8)
+    assert await bench.value() == ("back", False)
+
+
+async def test_what_was_held_back_before_the_source_was_asked_is_not_remembered(bench: Bench) -> None:
+    bench.says(BreakerOpenError("away", retry_after=4.0))
+    with pytest.raises(SourceUnavailableError):
+        await bench.value()
     bench.says("back")
     assert await bench.value() == ("back", False)
 
 
-async def test_failing_refreshes_are_at_least_a_second_apart(bench: Bench) -> None:
+@pytest.mark.parametrize("forget", ["drop", "clear"])
+async def test_an_invalidation_forgets_what_is_missing_too(bench: Bench, forget: str) -> None:
+    bench.says(FINAL[0])
+    with pytest.raises(SecretMissingError):
+        await bench.value()
+    bench.says("back")
+    getattr(bench.cache, forget)(*([KEY] if forget == "drop" else []))
+    assert await bench.value() == ("back", False)
+
+
+async def test_who_wants_it_younger_is_not_answered_by_an_older_refusal(bench: Bench) -> None:
+    bench.says(FINAL[0])
+    with pytest.raises(SecretMissingError):
+        await bench.value()
+    bench.clock.advance(1.5)
+    bench.says("back")
+    assert await bench.value(fresh_for=1.0, max_stale=1.0) == ("back", False)
+
+
+async def test_refusals_are_bounded_in_number(bench: Bench) -> None:
+    for number in range(50):
+        with pytest.raises(SecretMissingError):
+            await bench.value(Source("vault", f"secret/none/{number}"))
+    assert len(bench.cache._refusals._refusals) == 10
+
+
+async def test_failing_refreshes_leave_growing_pauses(bench: Bench) -> None:
     await bench.value()
     bench.says(DOWN)
     bench.clock.advance(301)
@@ -316,6 +381,7 @@ def test_no_answer_is_ever_older_than_its_clocks_allow(steps: list[tuple[int, bo
     async def run() -> None:
         bench = Bench()
         read_at: dict[str, float] = {}
+        failed_at = 0.0
         for number, (seconds, up, fresh_for, max_stale) in enumerate(steps):
             bench.clock.advance(seconds)
             bench.says(str(number) if up else DOWN)
@@ -325,14 +391,17 @@ def test_no_answer_is_ever_older_than_its_clocks_allow(steps: list[tuple[int, bo
             try:
                 text, stale = await bench.value(fresh_for=fresh_for, max_stale=max_stale)
             except SourceUnavailableError:
-                assert not up
+                # A source that has just failed is left alone for a while.
+                assert not up or bench.clock.steady - failed_at <= 8
                 assert not alive
+                failed_at = failed_at if up else bench.clock.steady
                 continue
             finally:
                 if bench.reads > before and up:
                     read_at[str(number)] = bench.clock.steady
             # An early refresh lands behind the answer; let it, so that the model knows what is remembered.
             await settle()
+            failed_at = failed_at if up else bench.clock.steady
             if bench.reads > before and up:
                 read_at[str(number)] = bench.clock.steady
             age = bench.clock.steady - read_at[text]

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from broker.backoff import Backoff
 from broker.errors import SourceUnavailableError
-from broker.providers.vault.budget import Backoff, Budget, RateGates
+from broker.providers.vault.budget import Budget, RateGates
 from broker.providers.vault.flight import SingleFlight
 from tests.fakes import FakeClock
 

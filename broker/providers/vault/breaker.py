@@ -16,6 +16,8 @@ _MAX_PAUSE_SECONDS: Final = 60.0
 class BreakerOpenError(SourceUnavailableError):
     """Nothing was sent: the store did not serve a moment ago, and it is not time to look again."""
 
+    was_asked = False
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Permit:

@@ -1,10 +1,10 @@
 """How much the store is asked at most: a token bucket for all requests, and a pause where the store asks for one."""
 
 import asyncio
-import random
 from collections.abc import Hashable
 from typing import Final
 
+from broker.backoff import Backoff
 from broker.clock import Clock
 from broker.errors import SourceUnavailableError
 
@@ -55,26 +55,6 @@ class Budget:
         self._level = min(self._capacity, self._level + (now - self._at) * self.per_second)
         self._at = now
         return 1 - (self._level - floor)
-
-
-class Backoff:
-    """Ask for growing pauses with full jitter: each a random part of a bound that doubles up to a limit."""
-
-    def __init__(self, *, first_seconds: float, limit_seconds: float) -> None:
-        """Start without a failure."""
-        self._first = first_seconds
-        self._limit = limit_seconds
-        self._failures = 0
-
-    def failed(self) -> float:
-        """Count a failure, and return the seconds to wait after it."""
-        bound = min(self._limit, self._first * 2.0 ** min(self._failures, 30))
-        self._failures += 1
-        return random.uniform(0, bound)  # noqa: S311  A pause is no secret.
-
-    def passed(self) -> None:
-        """Begin anew."""
-        self._failures = 0
 
 
 class RateGates:

@@ -3,9 +3,9 @@
 import math
 from typing import Final
 
+from broker.backoff import Backoff
 from broker.clock import Clock
 from broker.errors import SourceUnavailableError
-from broker.providers.vault.budget import Backoff
 from broker.providers.vault.logins.method import Credential
 
 # The store locks a role or a user out after five failures; the broker stops well before, until the credential changes.
