@@ -203,7 +203,7 @@ async def test_a_mount_that_became_another_version_is_read_anew(
     assert seen.count("mounts") == 2
 
 
-async def test_a_mount_that_came_back_as_version_1_is_found_when_its_entry_is_old(
+async def test_a_mount_that_came_back_as_version_1_is_found_at_once_for_what_was_there(
     openbao: OpenBao, tmp_path: Path, seen: Seen
 ) -> None:
     openbao.mount("again", "kv", {"version": "2"})
@@ -213,10 +213,48 @@ async def test_a_mount_that_came_back_as_version_1_is_found_when_its_entry_is_ol
     openbao.unmount("again")
     openbao.mount("again", "kv", {"version": "1"})
     openbao.write("again/k", {"v": "one"})
-    with pytest.raises(SecretMissingError):
-        await read(provider, "vault:again/k")
-    seen.advance(6.0)
     assert await field(provider, "vault:again/k#v") == b"one"
+
+
+async def test_a_mount_that_came_back_as_version_1_is_found_for_anything_else_when_its_entry_is_old(
+    openbao: OpenBao, tmp_path: Path, seen: Seen
+) -> None:
+    openbao.mount("anew", "kv", {"version": "2"})
+    openbao.put_secret("k", mount="anew", v="two")
+    provider = token_provider(openbao, tmp_path, openbao.root_token, seen=seen)
+    assert await field(provider, "vault:anew/k#v") == b"two"
+    openbao.unmount("anew")
+    openbao.mount("anew", "kv", {"version": "1"})
+    openbao.write("anew/other", {"v": "one"})
+    with pytest.raises(SecretMissingError):
+        await read(provider, "vault:anew/other")
+    seen.advance(6.0)
+    assert await field(provider, "vault:anew/other#v") == b"one"
+
+
+async def test_the_absence_of_a_secret_that_was_there_is_looked_at_twice_and_then_believed(
+    openbao: OpenBao, tmp_path: Path, seen: Seen
+) -> None:
+    openbao.put_secret("doubted", v="x")
+    provider = token_provider(openbao, tmp_path, openbao.root_token, seen=seen)
+    await read(provider, "vault:secret/doubted")
+    openbao.delete("secret/metadata/doubted")
+    for reads in (3, 4):
+        with pytest.raises(SecretMissingError):
+            await read(provider, "vault:secret/doubted")
+        assert seen.count("read") == reads, "only the first absence is doubted"
+
+
+async def test_a_deletion_that_the_store_states_is_believed_at_once(
+    openbao: OpenBao, tmp_path: Path, seen: Seen
+) -> None:
+    openbao.put_secret("stated", v="x")
+    provider = token_provider(openbao, tmp_path, openbao.root_token, seen=seen)
+    await read(provider, "vault:secret/stated")
+    openbao.delete("secret/data/stated")
+    with pytest.raises(SecretMissingError):
+        await read(provider, "vault:secret/stated")
+    assert seen.count("read") == 2
 
 
 async def test_a_mount_that_is_gone_makes_its_secrets_unavailable_and_not_missing(

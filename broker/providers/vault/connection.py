@@ -76,6 +76,7 @@ class StoreConnection:
                 document=_parse(text) if is_json and text else None,
                 retry_after=float(after) if after.isdecimal() and after.isascii() else None,
                 location=answer.headers.get("Location", ""),
+                index=answer.headers.get("X-Vault-Index", ""),
             )
 
     def _tunnel(self, sessions: Sessions) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Secrets out of HashiCorp Vault or OpenBao: KV version 1 and 2, told apart by the broker, and other engines."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -32,6 +33,7 @@ from broker.providers.vault.budget import RateGates
 from broker.providers.vault.clocks import ClockComparison
 from broker.providers.vault.engines import call_of, check_heeded, engine_error
 from broker.providers.vault.leasing import StoreLeases
+from broker.providers.vault.known import KnownSources
 from broker.providers.vault.login import StoreLogin
 from broker.providers.vault.logins.methods import login_method
 from broker.providers.vault.mounts import Mount, MountTable
@@ -44,6 +46,11 @@ __all__ = ["VaultProvider", "VaultSettings"]
 
 # A mount may be replaced by another of the same name: a refusal is believed only when the mount was looked at lately.
 _MOUNT_SECONDS: Final = 5.0
+# What an absence may mean besides that the secret is gone, and how much later it is believed: a standby of a healthy
+# cluster is a tenth of a second behind.
+_DOUBTFUL: Final = frozenset({MissingPart.MOUNT, MissingPart.PATH, MissingPart.VERSION})
+_LAG_SECONDS: Final = 0.3
+_KNOWN_SOURCES: Final = 10_000
 # Written by habit; the broker adds what the engine wants.
 _API_PREFIXES: Final = ("data/", "metadata/")
 _MAX_DEPTH: Final = 100
@@ -68,6 +75,7 @@ class VaultProvider:
         )
         self._leases = StoreLeases(settings=settings, login=self._login, transport=self._transport, clock=tools.clock)
         self._mounts = MountTable(ask=self._look, clock=tools.clock)
+        self._known = KnownSources(limit=_KNOWN_SOURCES)
         self._gates = RateGates(clock=tools.clock)
         self._clocks = ClockComparison(clock=tools.clock, observer=tools.observer)
 
@@ -85,7 +93,16 @@ class VaultProvider:
             SourceUnavailableError: The store can't answer now.
 
         """
-        return await self._believed(source, self._read)
+        try:
+            reading = await self._believed(source, self._read)
+        except SecretMissingError as error:
+            if error.part not in _DOUBTFUL or not self._known.forget(source):
+                raise
+            # It was there a moment ago. A standby may lag behind, and the mount may be another one by now.
+            await asyncio.sleep(_LAG_SECONDS)
+            reading = await self._believed(source, self._read, mount_seconds=0.0)
+        self._known.add(source)
+        return reading
 
     async def prepare(self, source: Source) -> Parent:
         """Return what a lease of `source` shall hang on. Raises: as `Leasing.prepare`."""
@@ -104,8 +121,14 @@ class VaultProvider:
         """Return when the lease is gone. Raises: as `Leasing.revoke`."""
         await self._leases.revoke(grip)
 
-    async def _believed(self, source: Source, read: Callable[[Mount, Source], Awaitable[Reading]]) -> Reading:
-        """Return what `read` returns; a refusal is believed only when the mount was looked at lately."""
+    async def _believed(
+        self,
+        source: Source,
+        read: Callable[[Mount, Source], Awaitable[Reading]],
+        *,
+        mount_seconds: float = _MOUNT_SECONDS,
+    ) -> Reading:
+        """Return what `read` returns; believe a refusal when the mount was looked at within `mount_seconds` before."""
         began = self._clock.monotonic()
         mount = await self._mount_of(source)
         try:
@@ -115,7 +138,7 @@ class VaultProvider:
                 raise
             refusal: FetchError = error
         except (SecretMissingError, UpstreamDeniedError, SecretUnusableError) as error:
-            if self._clock.monotonic() - mount.looked_at < _MOUNT_SECONDS:
+            if mount.looked_at >= began - mount_seconds:
                 raise
             refusal = error
         current = await self._look_again(mount, source, refusal)

@@ -85,12 +85,13 @@ class StoreRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreResponse:
-    """Status, JSON (None when there is none), `Retry-After` and `Location` of one answer."""
+    """Status, JSON (None when there is none), `Retry-After`, `Location` and `X-Vault-Index` of one answer."""
 
     status: int
     document: Any
     retry_after: float | None
     location: str = ""
+    index: str = ""
 
     @property
     def is_redirect(self) -> bool:

@@ -13,6 +13,7 @@ from broker.providers.vault.breaker import Breaker, Permit
 from broker.providers.vault.budget import Budget
 from broker.providers.vault.connection import StoreConnection
 from broker.providers.vault.failures import LostError, NothingSentError, NoTurnError, WayError
+from broker.providers.vault.progress import SeenProgress
 from broker.providers.vault.request import StoreRequest, StoreResponse
 from broker.providers.vault.sessions import SessionPool
 from broker.providers.vault.settings import VaultSettings
@@ -38,6 +39,7 @@ class StoreTransport:
         slots = max(1, settings.max_connections - 1)
         self._slots = {address: asyncio.Semaphore(slots) for address in settings.endpoints}
         self._sessions = SessionPool(settings=settings, clock=clock, observer=observer)
+        self._progress = SeenProgress()
         self._connection = StoreConnection(settings=settings, sessions=self._sessions)
         self._addresses = AddressBook(
             addresses=settings.endpoints,
@@ -147,7 +149,8 @@ class StoreTransport:
             began = self._clock.monotonic()
             outcome = "unavailable"
             try:
-                response = await self._connection.exchange(address, request)
+                response = await self._connection.exchange(address, self._progress.require(request))
+                self._progress.saw(response)
                 outcome = _OUTCOMES.get(response.status, "unavailable")
             except SecretUnusableError:
                 outcome = "invalid"
