@@ -40,6 +40,18 @@ class Answer(NamedTuple):
     document: dict[str, Any]
 
 
+class Cluster(NamedTuple):
+    """How a node takes part in its cluster.
+
+    `patience` multiplies its time-outs of a second or less. It listens for other nodes at `port`, any by default, and
+    tells them to come to `told`, the same by default: a relay between them.
+    """
+
+    patience: int = 1
+    port: int = 0
+    told: int = 0
+
+
 class OpenBao:
     """One server in a process of its own; every method is what an administrator would do to it."""
 
@@ -52,6 +64,8 @@ class OpenBao:
         client_ca: Path | None = None,
         join: "OpenBao | None" = None,
         lockout: bool = False,
+        audit: Path | None = None,
+        cluster: Cluster = Cluster(),  # noqa: B008  It is frozen.
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -61,7 +75,9 @@ class OpenBao:
         self.address = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         # The administrator comes by a second, plain listener where the first speaks TLS.
         self._admin_port = _free_port() if tls else self.port
-        self._cluster_port = _free_port()
+        self._cluster_port = cluster.port or _free_port()
+        self._audit = audit
+        self._cluster = cluster
         self.root_token = secrets.token_hex(16)
         self.unseal_key = ""
         self.log = directory / "openbao.log"
@@ -253,7 +269,7 @@ class OpenBao:
         data.mkdir(exist_ok=True)
         join = f' retry_join {{\n  leader_api_addr = "{self._join.address}"\n }}\n' if self._join else ""
         storage = (
-            f'storage "raft" {{\n path = "{data}"\n node_id = "{self.port}"\n performance_multiplier = 1\n{join}}}\n'
+            f'storage "raft" {{\n path = "{data}"\n node_id = "{self.port}"\n performance_multiplier = {self._cluster.patience}\n{join}}}\n'
             if self.durable
             else 'storage "inmem" {}\n'
         )
@@ -268,11 +284,12 @@ class OpenBao:
                 f'listener "tcp" {{\n address = "127.0.0.1:{self.port}"\n'
                 f' tls_cert_file = "{self._tls.certificate}"\n tls_key_file = "{self._tls.key}"\n{demand}}}\n'
             )
+        audit = f'audit "file" "trail" {{\n options {{\n  file_path = "{self._audit}"\n }}\n}}\n' if self._audit else ""
         return (
-            f"{storage}{listeners}"
+            f"{storage}{listeners}{audit}"
             f'listener "tcp" {{\n address = "127.0.0.1:{self._admin_port}"\n tls_disable = true\n'
             f' cluster_address = "127.0.0.1:{self._cluster_port}"\n}}\n'
-            f'api_addr = "{self.address}"\ncluster_addr = "http://127.0.0.1:{self._cluster_port}"\n'
+            f'api_addr = "{self.address}"\ncluster_addr = "http://127.0.0.1:{self._cluster.told or self._cluster_port}"\n'
         )
 
     def _environment(self) -> dict[str, str]:
@@ -286,10 +303,13 @@ class OpenBao:
         return kept | ours
 
     def _dev_unseal_key(self) -> str:
-        for line in reversed(self.log.read_text().splitlines()):
-            if line.startswith("Unseal Key:"):
-                return line.split()[-1]
-        raise AssertionError("the dev server printed no unseal key")
+        # Printed a moment after the first answer of each start.
+        self._wait(lambda: len(self._printed_keys()) == len(self._children))
+        return self._printed_keys()[-1]
+
+    def _printed_keys(self) -> list[str]:
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [line.split()[-1] for line in lines if line.startswith("Unseal Key:")]
 
 
 def _document(text: bytes) -> dict[str, Any]:
