@@ -1,0 +1,82 @@
+"""Two nodes of one store: the broker comes to one that lags, to one without a leader, and over a change of leader."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.cli.sandbox import free_port
+from tests.faults.lagging import Lag
+from tests.faults.matrix import fault
+from tests.faults.scene import Scene, fill, row_of, staged
+from tests.openbao import Cluster, OpenBao
+
+LATE = "vault:secret/late#v"
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """A scene whose relay leads to the leader at first; `lag` is between the leader and the other node."""
+
+    scene: Scene
+    leader: OpenBao
+    standby: OpenBao
+    lag: Lag
+
+    def lead_to(self, node: OpenBao) -> None:
+        """Let every connection from now on go to `node`, as a load balancer may."""
+        self.scene.relay.target = node.port
+        self.scene.relay.reset()
+
+
+@pytest.fixture
+async def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Nodes]:
+    lag = Lag(free_port())
+    await lag.start()
+    # Patient enough to live with the lag without an election.
+    cluster = Cluster(patience=5, port=lag.target, told=lag.port)
+    leader = await asyncio.to_thread(OpenBao, tmp_path / "one", durable=True)
+    standby = await asyncio.to_thread(OpenBao, tmp_path / "two", durable=True, join=leader, cluster=cluster)
+    try:
+        await asyncio.to_thread(leader.mount, "secret", "kv", {"version": "2"})
+        await asyncio.to_thread(fill, leader, tmp_path)
+        async with staged(row_of(request), leader, tmp_path) as scene:
+            yield Nodes(scene, leader, standby, lag)
+    finally:
+        await asyncio.to_thread(standby.close)
+        await asyncio.to_thread(leader.close)
+        await lag.aclose()
+
+
+@fault(
+    name="Follower lags",
+    made="two nodes; the line from the leader to the other is slow, and the broker is led to the other one",
+    agents="`ok`: a false 404 drops nothing, and the node passes on what it does not know yet",
+    heals_within=15,
+)
+async def test_a_follower_that_lags(nodes: Nodes) -> None:
+    scene = nodes.scene
+    # Step by step: a leader that suddenly hears nothing steps down.
+    for step in range(1, 11):
+        nodes.lag.delay = step * 0.2
+        await asyncio.sleep(0.2)
+    scene.begin()
+    await asyncio.to_thread(nodes.leader.put_secret, "late", v="x")
+    first = await result_of(scene)
+    nodes.lead_to(nodes.standby)
+    while (later := await result_of(scene))["fetched_at"] == first["fetched_at"]:
+        assert later["status"] in {"ok", "stale"}
+    assert later["status"] == "ok"
+    behind = await asyncio.to_thread(nodes.standby.request, "GET", "secret/data/late")
+    assert behind.status == 404, "the node that the broker came to did not know the secret when it was read again"
+    nodes.lag.delay = 0.0
+    scene.ended()
+    await scene.heals()
+
+
+async def result_of(scene: Scene) -> dict[str, Any]:
+    await asyncio.sleep(0.05)
+    return dict((await scene.agents.ask(LATE))[1]["results"][0])
