@@ -268,8 +268,10 @@ class OpenBao:
         data = self.directory / "data"
         data.mkdir(exist_ok=True)
         join = f' retry_join {{\n  leader_api_addr = "{self._join.address}"\n }}\n' if self._join else ""
+        patience, told = self._cluster.patience, self._cluster.told or self._cluster_port
         storage = (
-            f'storage "raft" {{\n path = "{data}"\n node_id = "{self.port}"\n performance_multiplier = {self._cluster.patience}\n{join}}}\n'
+            f'storage "raft" {{\n path = "{data}"\n node_id = "{self.port}"\n'
+            f" performance_multiplier = {patience}\n{join}}}\n"
             if self.durable
             else 'storage "inmem" {}\n'
         )
@@ -289,7 +291,7 @@ class OpenBao:
             f"{storage}{listeners}{audit}"
             f'listener "tcp" {{\n address = "127.0.0.1:{self._admin_port}"\n tls_disable = true\n'
             f' cluster_address = "127.0.0.1:{self._cluster_port}"\n}}\n'
-            f'api_addr = "{self.address}"\ncluster_addr = "http://127.0.0.1:{self._cluster.told or self._cluster_port}"\n'
+            f'api_addr = "{self.address}"\ncluster_addr = "http://127.0.0.1:{told}"\n'
         )
 
     def _environment(self) -> dict[str, str]:

@@ -19,7 +19,8 @@ figures are of one run and vary.
 Three agents ask over mTLS, ten times a second each, for two secrets with `fresh_for` of {FRESH_FOR:.0f} s and
 `max_stale` of {MAX_STALE / 3600:.0f} h, before, during and after each fault. Between broker and store is a relay that
 counts requests and makes the faults of the line. The store's time-outs are 1 s, its budget is {PER_SECOND} requests a
-second (`requests_per_second`), and readiness looks at it each second instead of each five.
+second (`requests_per_second`), it is probed each second while it is away (`probe_seconds`, 5 by default), and readiness
+looks at it each second instead of each five.
 
 ## What holds for every fault
 

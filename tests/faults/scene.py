@@ -36,6 +36,7 @@ VALUES: Final = {APP: "value-of-app", DB: "value-of-db"}
 FRESH_FOR: Final = 1.0
 MAX_STALE: Final = 3600.0
 PER_SECOND: Final = 20
+PROBE_SECONDS: Final = 1.0
 _AGENTS: Final = 3
 _EVERY: Final = 0.1
 _PATIENCE: Final = 40.0
@@ -369,6 +370,7 @@ def write_settings(
         "connect_seconds": 1,
         "total_seconds": 1,
         "requests_per_second": PER_SECOND,
+        "probe_seconds": PROBE_SECONDS,
         **more,
     }
     settings = {
