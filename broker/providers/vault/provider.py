@@ -32,8 +32,8 @@ from broker.providers.vault.answers import (
 from broker.providers.vault.budget import RateGates
 from broker.providers.vault.clocks import ClockComparison
 from broker.providers.vault.engines import call_of, check_heeded, engine_error
-from broker.providers.vault.leasing import StoreLeases
 from broker.providers.vault.known import KnownSources
+from broker.providers.vault.leasing import StoreLeases
 from broker.providers.vault.login import StoreLogin
 from broker.providers.vault.logins.methods import login_method
 from broker.providers.vault.mounts import Mount, MountTable
