@@ -28,13 +28,15 @@ from broker.config_file import SettingsFile
 from broker.config_source import validate_section
 from broker.descriptors import connections_within_limit
 from broker.errors import AuditUnavailableError, SettingsInvalidError
+from broker.finding import found
 from broker.issue import IssueToken
-from broker.key_file import load_or_create_secret
+from broker.key_file import load_or_create_secret, read_private
 from broker.leases.book import LeaseSettings
 from broker.leases.leases import Leases
 from broker.leases.record import LeaseRecord
 from broker.logs import EventLogger, set_level
 from broker.metrics import Metrics
+from broker.orders import OrderCache
 from broker.policy.current import CurrentPolicy
 from broker.policy_file import PolicyFile, load_policy
 from broker.providers.base import Leasing, Provider, ProviderTools
@@ -60,9 +62,11 @@ from broker.web.listener import HandshakeResult, TlsListener, bind
 from broker.web.middleware import request_id_of
 from broker.web.oauth import oauth_routes
 from broker.web.operations import build_operations_app
+from broker.web.orders import order_routes, webhook_route
 from broker.web.parser import require_strict_parser
 from broker.web.routes import RequestLimits, build_agent_app
 from broker.web.tls import HandshakeOutcome, Peers
+from broker.webhook import WebhookVerifier, parse_key
 
 _LOG = EventLogger("broker.app")
 # What a provider whose section says nothing of it may have open at once.
@@ -174,11 +178,13 @@ class Service:
         self._operations_port = int(self._operations.getsockname()[1])
         self.looked = asyncio.Event()
         self._drain = Drain()
+        self._webhook = webhook_verifier(settings)
         # Made here, because its imports would hold up the event loop.
         self._tracing = _tracing(settings.tracing)
         self._stack = AsyncExitStack()
         self._trail: Trail
         self._leases: Leases
+        self._orders: OrderCache
         self._reloader: Reloader
         self._listener: TlsListener
 
@@ -286,11 +292,15 @@ class Service:
         return Reloader(parts=parts, trail=self._trail, metrics=self.metrics)
 
     async def _start_operations(self) -> None:
-        application = build_operations_app(readiness=self.readiness, registry=self.registry)
+        webhook = [] if self._webhook is None else [self._webhook_route(self._webhook)]
+        application = build_operations_app(readiness=self.readiness, registry=self.registry, extra_routes=webhook)
         runner = web.AppRunner(application, access_log=None, keepalive_timeout=self.settings.listen.idle_seconds)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, self._operations).start()
+
+    def _webhook_route(self, verifier: WebhookVerifier) -> web.RouteDef:
+        return webhook_route(orders=self._orders, verifier=verifier, clock=self.clock)
 
     async def _start_agents(self, application: web.Application) -> None:
         listen = self.settings.listen
@@ -346,6 +356,9 @@ class Service:
             issuer=self.issuer,
             audience=self.issuer,
         )
+        self._orders = OrderCache(
+            policy=self._policy, cache=self._cache, trail=trail, metrics=self.metrics, clock=self.clock
+        )
         peers = Peers(trust=self._credentials, allow_no_eku=settings.tls.allow_no_eku)
         return build_agent_app(
             resolve=resolve,
@@ -369,6 +382,9 @@ class Service:
                     refuse_identity=resolve.refuse_identity,
                 ),
                 *lease_routes(leases=self._leases, peers=peers, refuser=resolve, clock=self.clock),
+                *order_routes(
+                    orders=self._orders, peers=peers, clock=self.clock, refuse_identity=resolve.refuse_identity
+                ),
             ],
             outermost=[*([] if tracing is None else [tracing.middleware()]), self._drain.middleware()],
         )
@@ -430,6 +446,22 @@ def _private_directory(directory: Path) -> None:
 
 def _tracing(settings: TracingSettings) -> Tracing | None:
     return None if settings.endpoint is None else Tracing(settings=settings, version=version("logflux-broker"))
+
+
+def webhook_verifier(settings: Settings) -> WebhookVerifier | None:
+    """Return what verifies webhooks, None when they are switched off; the keys are named by their files.
+
+    Raises:
+        FoundError: A key file can't be used.
+
+    """
+    keys: dict[str, bytes] = {}
+    for file in settings.webhook.key_files:
+        try:
+            keys[file.name] = parse_key(read_private(file))
+        except ValueError as error:
+            raise found(file, "webhook_key_unusable", "holds no webhook key", str(error)) from None
+    return WebhookVerifier(keys=keys, tolerance_seconds=settings.webhook.tolerance_seconds) if keys else None
 
 
 def tls_files(settings: Settings) -> TlsFiles:

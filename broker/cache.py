@@ -7,9 +7,10 @@ never the caller: policy is asked before this module is.
 """
 
 import asyncio
+import itertools
 import math
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,6 +29,12 @@ _REFRESH_STEP: Final = 0.5
 _RETRY_BEHIND: Final = 5.0
 # Entries that are looked at in one go, which takes less than a millisecond.
 _OUTLOOK_STEP: Final = 500
+# Entries that an order is compared with in one go, at most 64 patterns each; and how many it lets be read a second.
+_ORDER_STEP: Final = 25
+_ORDERED_PER_SECOND: Final = 50.0
+
+
+Concerns = Callable[[Source], bool]
 
 
 @dataclass(slots=True, eq=False)
@@ -134,6 +141,43 @@ class Cache:
         self._flights.clear()
         self._report()
 
+    async def invalidate(self, concerns: Concerns | None) -> int:
+        """Forget the sources that `concerns` names, or all of them; return how many that were."""
+        named = await self._named(concerns)
+        for source in named:
+            self.drop(source)
+        return len(named)
+
+    async def renew(self, concerns: Concerns | None) -> int:
+        """Let the sources that `concerns` names, or all of them, be read again; return how many that are.
+
+        What is remembered serves as `stale`, and only as long as its source can't answer. What somebody asks for is
+        read at once, and the rest behind, one after the other.
+        """
+        named = await self._named(concerns)
+        now = self._clock.monotonic()
+        for source in named:
+            # A read that is under way may have begun before whatever the order is about.
+            self._flights.pop(source, None)
+            self._refusals.forget(source)
+            entry = self._memory.get(source)
+            if entry is not None and not entry.outdated:
+                entry.outdate()
+                self._memory.remind(source, entry, now + self._random() * len(named) / _ORDERED_PER_SECOND)
+        return len(named)
+
+    async def _named(self, concerns: Concerns | None) -> list[Source]:
+        """Return the sources that are held, refused or being read now, pausing for others now and then."""
+        held = (source for source, _ in self._memory.items())
+        sources = list(dict.fromkeys(itertools.chain(self._flights, self._refusals.sources(), held)))
+        if concerns is None:
+            return sources
+        named: list[Source] = []
+        for start in range(0, len(sources), _ORDER_STEP):
+            named += filter(concerns, sources[start : start + _ORDER_STEP])
+            await asyncio.sleep(0)
+        return named
+
     async def keep_fresh(self) -> None:
         """Read again behind, for ever, what was asked for and is about to be no longer fresh."""
         while True:
@@ -147,7 +191,7 @@ class Cache:
             if now >= entry.lasts_until:
                 self._memory.forget(source)
                 self._report()
-            elif not entry.was_asked_lately(now):
+            elif not (entry.outdated or entry.was_asked_lately(now)):
                 self._memory.remind(source, entry, entry.lasts_until)
             else:
                 if now >= entry.retry_at and source not in self._flights:
@@ -185,7 +229,7 @@ class Cache:
         if flight is None and self._clock.monotonic() >= entry.retry_at:
             flight = self._start(source, fetch, clocks)
         age = self._memory.age(entry)
-        if age is not None and age <= clocks.fresh_for:
+        if age is not None and age <= clocks.fresh_for and not entry.outdated:
             self._metrics.cache_lookup("hit")
             return entry.answer(clocks)
         if flight is not None:

@@ -124,6 +124,21 @@ class AuditSettings(Section):
     )
 
 
+class WebhookSettings(Section):
+    """Who may say by a signed webhook that secrets have changed."""
+
+    key_files: Annotated[tuple[Path, ...], Field(max_length=4)] = Field(
+        default=(),
+        description=(
+            "Files with the keys that sign, mode 0600: `whsec_` and 24 to 64 random bytes in base64. Several while one "
+            "replaces another; none switches `POST /v1/cache/webhook` of the operations listener off."
+        ),
+    )
+    tolerance_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
+        default=300.0, description="By how much the time of a message may differ from the broker's clock."
+    )
+
+
 class TracingSettings(Section):
     """Traces for OpenTelemetry; they need the extra `otel`."""
 
@@ -171,6 +186,7 @@ class Settings(BaseSettings):
     leases: LeaseSection = Field(default_factory=LeaseSection)
     audit: AuditSettings = Field(default_factory=AuditSettings)
     tokens: TokenSettings = Field(default_factory=TokenSettings)
+    webhook: WebhookSettings = Field(default_factory=WebhookSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
     providers: dict[str, dict[str, Any]] = Field(
         default_factory=dict,

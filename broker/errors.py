@@ -218,6 +218,43 @@ class ReferenceCountError(BrokerError):
     code = "reference_count"
 
 
+class NotAdministratorError(BrokerError):
+    """The identity may not give orders to the broker."""
+
+    code = "not_administrator"
+
+
+class OrderRateError(BrokerError):
+    """More orders than the broker takes; `retry_after` is in seconds."""
+
+    code = "order_rate"
+
+    def __init__(self, detail: str, *, retry_after: float) -> None:
+        """Keep when the next order is taken."""
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class WebhookRefusedReason(StrEnum):
+    """Why a webhook is refused."""
+
+    UNSIGNED = "unsigned"
+    TIMESTAMP = "timestamp"
+    SIGNATURE = "signature"
+    REPLAYED = "replayed"
+
+
+class WebhookRefusedError(BrokerError):
+    """The webhook proves nothing."""
+
+    code = "webhook_refused"
+
+    def __init__(self, detail: str, *, reason: WebhookRefusedReason) -> None:
+        """Keep the reason for the audit record."""
+        super().__init__(detail)
+        self.reason = reason
+
+
 class InvalidClientError(BrokerError):
     """The client says it is somebody else than its certificate (RFC 6749 `invalid_client`)."""
 

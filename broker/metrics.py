@@ -17,9 +17,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from broker.errors import TokenRefusedReason
 
 _FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_STATUSES: Final = ("200", "400", "401", "403", "404", "500", "503")
+_STATUSES: Final = ("200", "400", "401", "403", "404", "429", "500", "503")
 _REFERENCE_OUTCOMES: Final = ("ok", "stale", "denied", "missing", "unavailable", "invalid")
 _LOOKUPS: Final = ("hit", "stale", "miss", "joined", "refused")
+_ORDER_WAYS: Final = ("administrator", "webhook")
 _ALARMS: Final = ("certificate", "pin", "files", "wrapping_token_used", "wrapping_token_of_another_path")
 _LEASE_EVENTS: Final = (
     *("minted", "renewed", "revoked", "ended", "lost", "dropped"),
@@ -56,6 +57,42 @@ class Outlook:
             self.oldest = created_at if self.oldest is None else min(self.oldest, created_at)
 
 
+class _OutlookSeries:
+    """How long memory lasts for the sources of each provider, and how old its secrets are."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        # The next three are NaN while nothing is held, so that nothing can be concluded from them.
+        self._cache_usable = Gauge(
+            "broker_cache_usable_sources", "Sources that memory can still answer for.", ["provider"], registry=registry
+        )
+        self._cache_next_end = Gauge(
+            "broker_cache_next_end_timestamp_seconds",
+            "When the next of the usable sources is lost, if its back end stays away.",
+            ["provider"],
+            registry=registry,
+        )
+        self._cache_last_end = Gauge(
+            "broker_cache_last_end_timestamp_seconds",
+            "When the last of the usable sources is lost, if their back end stays away.",
+            ["provider"],
+            registry=registry,
+        )
+        self._oldest_secret = Gauge(
+            "broker_secret_oldest_created_timestamp_seconds",
+            "When the oldest secret version in use was written, where its back end says so.",
+            ["provider"],
+            registry=registry,
+        )
+
+    def state(self, outlook: Mapping[str, Outlook]) -> None:
+        """State what was found for each provider."""
+        for provider, one in outlook.items():
+            self._cache_usable.labels(provider).set(one.usable)
+            self._cache_next_end.labels(provider).set(one.next_end if one.usable else math.nan)
+            self._cache_last_end.labels(provider).set(one.last_end if one.usable else math.nan)
+            self._oldest_secret.labels(provider).set(math.nan if one.oldest is None else one.oldest)
+
+
 class Metrics:
     """Hold and update the series."""
 
@@ -83,28 +120,15 @@ class Metrics:
         self._cache_entries = Gauge("broker_cache_entries", "Sources held in the cache.", registry=registry)
         self._cache_bytes = Gauge("broker_cache_bytes", "Bytes of values held in the cache.", registry=registry)
         self._cache_evictions = Counter("broker_cache_evictions", "Sources dropped for room.", registry=registry)
-        # The next three are NaN while nothing is held, so that nothing can be concluded from them.
-        self._cache_usable = Gauge(
-            "broker_cache_usable_sources", "Sources that memory can still answer for.", ["provider"], registry=registry
-        )
-        self._cache_next_end = Gauge(
-            "broker_cache_next_end_timestamp_seconds",
-            "When the next of the usable sources is lost, if its back end stays away.",
-            ["provider"],
+        # action: invalidate, refresh, or `none` when it was refused; way: administrator, webhook; outcome: done,
+        # refused, limited.
+        self._cache_orders = Counter(
+            "broker_cache_orders",
+            "Orders to invalidate or refresh what is remembered.",
+            ["action", "way", "outcome"],
             registry=registry,
         )
-        self._cache_last_end = Gauge(
-            "broker_cache_last_end_timestamp_seconds",
-            "When the last of the usable sources is lost, if their back end stays away.",
-            ["provider"],
-            registry=registry,
-        )
-        self._oldest_secret = Gauge(
-            "broker_secret_oldest_created_timestamp_seconds",
-            "When the oldest secret version in use was written, where its back end says so.",
-            ["provider"],
-            registry=registry,
-        )
+        self._outlook = _OutlookSeries(registry)
         self._declare_upstream(registry)
         self._leases, self._lease_events = _lease_series(registry)
         # outcome: issued, or an OAuth error code.
@@ -224,6 +248,8 @@ class Metrics:
             (self._request_seconds, product(tuple(routes))),
             (self._references, product(schemes, _REFERENCE_OUTCOMES)),
             (self._cache_lookups, product(_LOOKUPS)),
+            (self._cache_orders, product(("invalidate", "refresh"), _ORDER_WAYS, ("done", "limited"))),
+            (self._cache_orders, product(("none",), _ORDER_WAYS, ("refused",))),
             (self._alarms, product(_STORES.intersection(schemes), _ALARMS)),
             (self._lease_events, product(_STORES.intersection(schemes), _LEASE_EVENTS)),
             (self._token_checks, product(("ok", *TokenRefusedReason))),
@@ -265,13 +291,13 @@ class Metrics:
         if evicted:
             self._cache_evictions.inc(evicted)
 
+    def cache_order(self, *, action: str, way: str, outcome: str) -> None:
+        """Count one order to the cache."""
+        self._cache_orders.labels(action, way, outcome).inc()
+
     def cache_outlook(self, outlook: Mapping[str, Outlook]) -> None:
         """State how long memory lasts for the sources of each provider, and how old its oldest secret is."""
-        for provider, one in outlook.items():
-            self._cache_usable.labels(provider).set(one.usable)
-            self._cache_next_end.labels(provider).set(one.next_end if one.usable else math.nan)
-            self._cache_last_end.labels(provider).set(one.last_end if one.usable else math.nan)
-            self._oldest_secret.labels(provider).set(math.nan if one.oldest is None else one.oldest)
+        self._outlook.state(outlook)
 
     def upstream_request(self, *, provider: str, operation: str, outcome: str, seconds: float) -> None:
         """Count one request to a back end."""

@@ -53,12 +53,16 @@ class Pattern:
 
         A reference that names no version may get any, and one to a whole secret reveals each of its fields.
         """
-        source = reference.source
+        return self.touches_source(reference.source) and (
+            _matches_prefix(self.pointer, reference.pointer) or _begins_with(self.pointer, reference.pointer)
+        )
+
+    def touches_source(self, source: Source) -> bool:
+        """Tell whether anything that one read of `source` gives lies within this pattern."""
         return (
             self.scheme == source.scheme
             and (self.version is None or source.version in (None, self.version))
             and _matches(self.segments, source.segments)
-            and (_matches_prefix(self.pointer, reference.pointer) or _begins_with(self.pointer, reference.pointer))
         )
 
     def covers_pattern(self, other: "Pattern") -> bool:

@@ -66,6 +66,10 @@ class Refusals:
             self._refusals.popitem(last=False)
         return pause
 
+    def sources(self) -> tuple[Source, ...]:
+        """Return what is held now."""
+        return tuple(self._refusals)
+
     def forget(self, source: Source) -> None:
         """Let `source` be asked again at once: it gave a value, or somebody says that it has changed."""
         self._refusals.pop(source, None)

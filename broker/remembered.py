@@ -72,7 +72,7 @@ class Entry:
         born: Steady time at which the read began.
         dies: Steady time at which the source itself says it is gone.
         clocks: Of those for whom it was read.
-        early: The part of the fresh time after which a refresh may start, drawn for each entry.
+        early: The part of the fresh time after which a refresh may start, drawn for each entry; -1 when outdated.
         lasts_until: Steady end of the longest second clock that it was asked with.
         asked_age: Its age in seconds when somebody asked for it last; None when nobody has.
         retry_at: Steady time before which the source is not asked again.
@@ -96,6 +96,16 @@ class Entry:
     def refresh_at(self) -> float:
         """Return the steady time from which it is read again if somebody asked; never when nothing is ever fresh."""
         return self.born + self.clocks.fresh_for * self.early if self.clocks.fresh_for > 0 else math.inf
+
+    @property
+    def outdated(self) -> bool:
+        """Tell whether somebody said that there is a newer one."""
+        return self.early < 0
+
+    def outdate(self) -> None:
+        """Let it be fresh to nobody any more, and be read again whether somebody asked or not."""
+        # The part of the fresh time that counts is what every look-up compares with, so that costs no look-up anything.
+        self.early = -1.0
 
     def was_asked_lately(self, now: float) -> bool:
         """Tell whether somebody asked since it was read, within one fresh time before the steady time `now`."""

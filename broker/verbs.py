@@ -42,6 +42,7 @@ class Verb:
 VERBS: Final = (
     Verb("get", "print the value of a reference", "broker.agent.get"),
     Verb("exec", "run a command with secrets in its environment", "broker.agent.exec"),
+    Verb("cache", "tell the broker to forget, or to read again, what it remembers", "broker.agent.cache"),
     Verb("serve", "run the broker", "broker.cli.serve"),
     Verb("dev", "run a throw-away broker with a store, certificates and a sample policy", "broker.cli.dev"),
     Verb("demo", "show the whole path once, and clean up", "broker.cli.demo"),

@@ -133,6 +133,7 @@ class FakePolicy:
     allowed: dict[str, Allow] = field(default_factory=dict)
     environment: str = "production"
     known: bool = True
+    administrator: bool = False
     asked: list[tuple[Reference, Context]] = field(default_factory=list)
 
     @property
@@ -153,6 +154,9 @@ class FakePolicy:
 
     def recognises(self, identity: PeerIdentity) -> bool:
         return self.known
+
+    def administers(self, identity: PeerIdentity) -> bool:
+        return self.administrator
 
     def environment_of(self, identity: PeerIdentity) -> str | None:
         return self.environment if self.known else None

@@ -158,12 +158,30 @@ class BrokerClient:
             ResolveRefusedError: It gives no value; with `require="all"` one refused reference is enough.
 
         """
+        body = json.dumps({"references": list(references), "require": require})
+        return _answers(*self._exchange("/v1/resolve", body))
+
+    def order(self, path: str, order: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Give the broker an order at `path`, and return what it says; waits for it as `resolve` does.
+
+        Raises:
+            BrokerUnreachableError: It stayed away.
+            CertificateRefusedError: One side refuses the other's certificate; trying again would not help.
+            ResolveRefusedError: It refuses the order.
+
+        """
+        status, answer = self._exchange(path, json.dumps(order))
+        if status != http.HTTPStatus.OK or not isinstance(answer, dict):
+            raise _refused(status, answer)
+        return answer
+
+    def _exchange(self, path: str, body: str) -> tuple[int, Any]:
+        """Return status and body of the answer, trying again while the broker is away."""
         deadline = time.monotonic() + self._settings.wait_seconds
         pause, closed = _FIRST_PAUSE, False
-        body = json.dumps({"references": list(references), "require": require})
         while True:
             try:
-                status, after, answer = self._post("/v1/resolve", body)
+                status, after, answer = self._post(path, body)
             except ssl.SSLError:
                 message = (
                     "TLS failed: the broker refuses this certificate, or its own does not fit --ca and the host name"
@@ -174,7 +192,7 @@ class BrokerClient:
                 closed = isinstance(error, http.client.RemoteDisconnected | ConnectionResetError)
                 status, after, answer = _UNAVAILABLE, 0.0, None
             if status != _UNAVAILABLE:
-                return _answers(status, answer)
+                return status, answer
             # Full jitter, so that a fleet that starts together does not come back together.
             wait = max(after, random.uniform(0, pause))  # noqa: S311  A pause is no secret.
             if time.monotonic() + wait > deadline:
@@ -204,9 +222,7 @@ def _json(text: bytes) -> Any:  # noqa: ANN401  What a peer sends can be anythin
 def _answers(status: int, answer: Any) -> tuple[Answer, ...]:  # noqa: ANN401  As above.
     results = answer.get("results", []) if isinstance(answer, dict) else []
     if status != http.HTTPStatus.OK or not isinstance(results, list) or not results:
-        detail = str(answer.get("detail", "")) if isinstance(answer, dict) else ""
-        code = str(answer.get("code", "")) if isinstance(answer, dict) else ""
-        raise ResolveRefusedError(detail or f"the broker answered {status}", code=code or "unknown", results=results)
+        raise _refused(status, answer)
     return tuple(
         Answer(
             reference=str(result["reference"]),
@@ -215,6 +231,16 @@ def _answers(status: int, answer: Any) -> tuple[Answer, ...]:  # noqa: ANN401  A
             detail=str(result.get("detail", "")),
         )
         for result in results
+    )
+
+
+def _refused(status: int, answer: Any) -> ResolveRefusedError:  # noqa: ANN401  As above.
+    said = answer if isinstance(answer, dict) else {}
+    results = said.get("results", [])
+    return ResolveRefusedError(
+        str(said.get("detail") or f"the broker answered {status}"),
+        code=str(said.get("code") or "unknown"),
+        results=results if isinstance(results, list) else [],
     )
 
 

@@ -11,6 +11,11 @@ EXIT_NO: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 4
 
+# Refusals that are not about references, and that trying again does not change.
+_FINAL: Final = frozenset(
+    {"identity_refused", "invalid_token", "not_administrator", "pattern_malformed", "request_invalid"}
+)
+
 
 def say(error: BrokerError) -> int:
     """Print why there is nothing, and return the exit status that says the same."""
@@ -24,9 +29,7 @@ def say(error: BrokerError) -> int:
                         f"  {result.get('reference')}: {result.get('status')}: {result.get('detail')}", file=sys.stderr
                     )
             away = any(result.get("status") == "unavailable" for result in error.results) or not error.results
-            return (
-                EXIT_UNAVAILABLE if away and error.broker_code not in {"identity_refused", "invalid_token"} else EXIT_NO
-            )
+            return EXIT_UNAVAILABLE if away and error.broker_code not in _FINAL else EXIT_NO
         case BrokerUnreachableError():
             return EXIT_UNAVAILABLE
         case ClientSettingsError():

@@ -33,6 +33,7 @@ class EventKind(StrEnum):
     AUTHENTICATION = "auth"
     RESOLVE = "resolve"
     LEASE = "lease"
+    CACHE = "cache"
     TOKEN = "token"  # noqa: S105  A kind of event, not a credential.
     # The trail about itself: its beginning (record 1), and each time when it could be written again.
     CHECKPOINT = "checkpoint"

@@ -27,6 +27,7 @@ from broker.key_file import write_private
 from broker.pki import create_authority, issue_certificate
 
 SHIPPER: Final = "spiffe://demo.example/logflux/shipper"
+OPERATOR: Final = "spiffe://demo.example/operator"
 STRANGER: Final = "spiffe://demo.example/other/job"
 _START_SECONDS: Final = 20.0
 
@@ -38,6 +39,8 @@ path "secret/metadata/logflux" { capabilities = ["read"] }
 POLICY: Final = """\
 identities:
   shipper: {{ spiffe: "{shipper}", environment: production }}
+  operator: {{ spiffe: "{operator}" }}
+administrators: [operator]
 rules:
   - name: the shipper reads its own credentials
     allow: ["vault:secret/logflux#*", "env:LOGFLUX_PAT", "file:{files}/**"]
@@ -258,6 +261,7 @@ def _make_certificates(directory: Path) -> None:
     create_authority(pki, common_name="logflux-broker sandbox", days=1)
     issue_certificate(pki, name="broker", usage="server", dns=("localhost",), ips=("127.0.0.1",), days=1)
     issue_certificate(pki, name="shipper", usage="agent", spiffe=SHIPPER, days=1)
+    issue_certificate(pki, name="operator", usage="agent", spiffe=OPERATOR, days=1)
     issue_certificate(pki, name="stranger", usage="agent", spiffe=STRANGER, days=1)
 
 
@@ -271,7 +275,7 @@ def _mount_files(directory: Path) -> None:
 def _write_settings(directory: Path, *, address: str, ports: tuple[int, int], fresh_for: str) -> Path:
     policy = directory / "policy.yaml"
     files = directory / "var" / "secrets" / "logflux"
-    policy.write_text(POLICY.format(shipper=SHIPPER, files=files, fresh_for=fresh_for))
+    policy.write_text(POLICY.format(shipper=SHIPPER, operator=OPERATOR, files=files, fresh_for=fresh_for))
     settings = directory / "broker.yaml"
     settings.write_text(f"""\
 state_directory: {directory}/state

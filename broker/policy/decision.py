@@ -12,6 +12,7 @@ class DenyReason(StrEnum):
 
     UNKNOWN_IDENTITY = "unknown_identity"
     AMBIGUOUS_IDENTITY = "ambiguous_identity"
+    ADMINISTRATOR = "administrator"
     NO_RULE = "no_rule"
     DENY_RULE = "deny_rule"
     CONDITION = "condition"

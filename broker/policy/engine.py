@@ -35,12 +35,14 @@ class Policy:
         subjects: Iterable[Subject],
         owned: Mapping[str, tuple[Pattern, ...]],
         digest: str,
+        administrators: Iterable[str] = (),
     ) -> None:
-        """Index the parts of a policy; `owned` is what each environment owns."""
+        """Index the parts of a policy; `owned` is what each environment owns, `administrators` name subjects."""
         self.rules = rules
         self.digest = digest
         self.rule_count = len(rules)
         self._subjects = SubjectIndex(subjects)
+        self._administrators = frozenset(administrators)
         self._walls: PatternIndex[str] = PatternIndex()
         for environment, patterns in owned.items():
             for pattern in patterns:
@@ -63,6 +65,8 @@ class Policy:
             return [Deny(DenyReason.UNKNOWN_IDENTITY)] * len(references)
         if isinstance(subject, Ambiguous):
             return [Deny(DenyReason.AMBIGUOUS_IDENTITY)] * len(references)
+        if subject.name in self._administrators:
+            return [Deny(DenyReason.ADMINISTRATOR)] * len(references)
         effects = Effects(context, environment=subject.environment)
         return [self._case(reference, subject).decide(reference, effects) for reference in references]
 
@@ -73,6 +77,11 @@ class Policy:
     def recognises(self, identity: PeerIdentity) -> bool:
         """Tell whether `identity` is exactly one entry of the file."""
         return isinstance(self._subjects.find(identity), Subject)
+
+    def administers(self, identity: PeerIdentity) -> bool:
+        """Tell whether `identity` may give orders to the broker; it never resolves a reference."""
+        subject = self._subjects.find(identity)
+        return isinstance(subject, Subject) and subject.name in self._administrators
 
     def environment_of(self, identity: PeerIdentity) -> str | None:
         """Return the environment of `identity`, None if it has none or is not recognised."""
@@ -86,6 +95,8 @@ class Policy:
         """
         subject = self._subjects.find(identity)
         if not isinstance(subject, Subject) or subject.name not in self._by_recipient:
+            return ()
+        if subject.name in self._administrators:
             return ()
         return tuple(self._by_recipient[subject.name].grants)
 
@@ -144,6 +155,7 @@ def compile_policy(text: str | bytes) -> Policy:
         rules=_rules(model),
         subjects=[identity.subject(name) for name, identity in model.identities.items()],
         owned={name: environment.owns for name, environment in model.environments.items()},
+        administrators=model.administrators or (),
         digest=hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest(),
     )
 

@@ -201,4 +201,5 @@ class PolicyModel(_Part):
 
     environments: dict[Name, EnvironmentModel] = {}
     identities: Annotated[dict[Name, IdentityModel], AfterValidator(_not_empty)]
+    administrators: Annotated[tuple[Name, ...], AfterValidator(_not_empty)] | None = None
     rules: Annotated[tuple[RuleModel, ...], AfterValidator(_not_empty)]

@@ -50,6 +50,7 @@ def parse_policy(text: str | bytes) -> PolicyModel:
     except ValidationError as error:
         raise _schema_error(error, document) from None
     _check_identities(model, document)
+    _check_administrators(model, document)
     _check_rules(model, document)
     return model
 
@@ -70,6 +71,16 @@ def _check_identities(model: PolicyModel, document: Document) -> None:
             )
 
 
+def _check_administrators(model: PolicyModel, document: Document) -> None:
+    for position, name in enumerate(model.administrators or ()):
+        if name not in model.identities:
+            _refuse(
+                document,
+                ("administrators", position),
+                f"{name} is not declared; add it under identities, or correct it",
+            )
+
+
 def _check_rules(model: PolicyModel, document: Document) -> None:
     environments = {*model.environments, *(identity.environment for identity in model.identities.values())}
     names: dict[str, int] = {}
@@ -83,6 +94,12 @@ def _check_rules(model: PolicyModel, document: Document) -> None:
             if name != EVERYONE and name not in model.identities:
                 _refuse(
                     document, (*path, "to", position), f"{name} is not declared; add it under identities, or correct it"
+                )
+            if rule.allow is not None and name in (model.administrators or ()):
+                _refuse(
+                    document,
+                    (*path, "to", position),
+                    f"{name} is an administrator, who reads no secrets; give it another identity for that",
                 )
         for position, name in enumerate(rule.when.environment or ()):
             if name not in environments:

@@ -9,7 +9,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from broker.app import tls_files
+from broker.app import tls_files, webhook_verifier
 from broker.clock import SystemClock
 from broker.config import Settings
 from broker.config_source import SettingsFaultsError, SettingsSource
@@ -63,6 +63,7 @@ def examine(source: SettingsSource, *, online: bool, running: bool) -> Iterator[
 def _examine_extras(settings: Settings) -> Iterator[Finding]:
     try:
         require_extra(settings.tracing)
+        webhook_verifier(settings)
     except FoundError as error:
         yield error.finding
 

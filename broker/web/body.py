@@ -27,8 +27,28 @@ async def read_model(request: web.Request, model: type[ModelT], *, max_bytes: in
         HttpRefusedError: It is too large, of another type, encoded, slow, cut, no acceptable JSON, or does not fit.
 
     """
+    return model_of(await read_bytes(request, max_bytes=max_bytes, seconds=seconds), model)
+
+
+async def read_bytes(request: web.Request, *, max_bytes: int, seconds: float) -> bytes:
+    """Return the body of `request` as it came, which is said to be JSON.
+
+    Raises:
+        HttpRefusedError: It is too large, of another type, encoded, slow, or cut.
+
+    """
     _check_head(request, max_bytes)
-    document = parse_json(await _read(request, max_bytes, seconds))
+    return await _read(request, max_bytes, seconds)
+
+
+def model_of(raw: bytes, model: type[ModelT]) -> ModelT:
+    """Return the JSON in `raw` as `model`.
+
+    Raises:
+        HttpRefusedError: It is no acceptable JSON, or does not fit.
+
+    """
+    document = parse_json(raw)
     try:
         return model.model_validate(document)
     except ValidationError as error:

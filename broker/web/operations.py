@@ -1,6 +1,7 @@
 """The operations listener: is it alive, is it ready and since when, and what has it counted."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,9 @@ METRICS_PATH: Final = "/metrics"
 _NOT_READY: Final = 503
 
 
-def build_operations_app(*, readiness: Readiness, registry: CollectorRegistry) -> web.Application:
+def build_operations_app(
+    *, readiness: Readiness, registry: CollectorRegistry, extra_routes: Sequence[web.RouteDef] = ()
+) -> web.Application:
     """Return the application of the operations listener."""
     app = web.Application(middlewares=[operations_edge], client_max_size=1024)
     handler = _OperationsHandler(readiness=readiness, registry=registry)
@@ -27,6 +30,7 @@ def build_operations_app(*, readiness: Readiness, registry: CollectorRegistry) -
             web.get(LIVEZ_PATH, handler.livez, allow_head=False),
             web.get(READYZ_PATH, handler.readyz, allow_head=False),
             web.get(METRICS_PATH, handler.metrics, allow_head=False),
+            *extra_routes,
         ]
     )
     app.on_response_prepare.append(finish)

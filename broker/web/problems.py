@@ -9,7 +9,14 @@ from typing import Any, Final, NamedTuple
 
 from aiohttp import web
 
-from broker.errors import BrokerError, IdentityRefusedError, SourceUnavailableError, TokenRefusedError
+from broker.errors import (
+    BrokerError,
+    IdentityRefusedError,
+    OrderRateError,
+    SourceUnavailableError,
+    TokenRefusedError,
+    WebhookRefusedError,
+)
 from broker.resolution import Refused, Resolution, Status
 
 TYPE_PREFIX: Final = "urn:logflux-broker:error:"
@@ -64,6 +71,9 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "invalid_token": Problem(401, "The token is refused"),
     "lease_unknown": Problem(404, "There is no such lease"),
     "method_unknown": Problem(405, "The method is not allowed here"),
+    "not_administrator": Problem(403, "The identity is no administrator"),
+    "order_rate": Problem(429, "Too many orders"),
+    "pattern_malformed": Problem(400, "A pattern is malformed"),
     "query_unexpected": Problem(400, "A query is not accepted"),
     "reference_count": Problem(400, "Too few or too many references"),
     "reference_denied": Problem(403, "Policy denies a reference"),
@@ -76,6 +86,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "source_unavailable": Problem(503, "A source can't answer now"),
     "state_unavailable": Problem(503, "The state can't be made durable"),
     "upstream_denied": Problem(403, "A store refuses a secret to the broker"),
+    "webhook_refused": Problem(401, "The webhook is refused"),
 }
 
 # With several failures the first of these that occurs names the status; nothing is lost, `results` has them all.
@@ -182,6 +193,10 @@ def _headers_of(error: BrokerError) -> dict[str, str]:
         return {"WWW-Authenticate": f'{_REALM}, error="invalid_token"'}
     if isinstance(error, IdentityRefusedError):
         return {"WWW-Authenticate": _REALM}
+    if isinstance(error, WebhookRefusedError):
+        return {"WWW-Authenticate": "Webhook-Signature"}
+    if isinstance(error, OrderRateError):
+        return {"Retry-After": retry_after(error.retry_after)}
     if PROBLEMS[error.code].status == PROBLEMS["audit_unavailable"].status:
         return {"Retry-After": retry_after(error.retry_after if isinstance(error, SourceUnavailableError) else None)}
     return {}

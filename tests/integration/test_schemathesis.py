@@ -17,7 +17,7 @@ from tests.running import RunningBroker, running
 
 CONTRACT = Path(__file__).parents[2] / "openapi.yaml"
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-AGENT_PATHS = ("/v1/resolve", "/v1/leases.*", "/oauth2/token", "/.well-known/.*")
+AGENT_PATHS = ("/v1/resolve", "/v1/cache/(invalidate|refresh)", "/v1/leases.*", "/oauth2/token", "/.well-known/.*")
 
 schema = schemathesis.openapi.from_path(CONTRACT)
 

@@ -23,23 +23,19 @@ from broker.web.leases import lease_document, lease_routes
 from broker.web.middleware import request_id_of
 from broker.web.oauth import oauth_routes
 from broker.web.operations import build_operations_app
+from broker.web.orders import order_routes, webhook_route
 from broker.web.problems import PROBLEMS, TYPE_PREFIX, WORST_FIRST, WebCode, problem, problem_of, resolution_problem
 from broker.web.routes import RequestLimits, build_agent_app
 from broker.web.schemas import ResolveRequest, resolution_body
 from tests.fakes import START, FakeClock, FakePeers, fake_lease, fake_metrics
 
 # These never reach a problem document: they stop a file from being loaded, or have OAuth's own shape.
-NOT_OVER_HTTP = {
-    "source_mints",
-    "pattern_malformed",
-    "document_invalid",
-    "policy_invalid",
-    "settings_invalid",
-    "invalid_scope",
-} | {
+NOT_OVER_HTTP = {"source_mints", "document_invalid", "policy_invalid", "settings_invalid", "invalid_scope"} | {
     "invalid_client",
     "unauthorized_client",
 }
+# These answer other routes than `POST /v1/resolve`.
+ELSEWHERE = {"method_unknown", "order_rate", "not_administrator", "pattern_malformed", "webhook_refused"}
 Document = dict[str, Any]
 
 
@@ -105,9 +101,14 @@ def test_its_routes_are_the_routes_of_both_listeners(document: Document) -> None
         extra_routes=[
             *routes_of_oauth(),
             *lease_routes(leases=None, peers=FakePeers(), refuser=None, clock=clock),
+            *order_routes(orders=None, peers=FakePeers(), clock=clock, refuse_identity=None),
         ],
     )
-    operations = build_operations_app(readiness=Readiness(clock=clock, metrics=metrics), registry=metrics.registry)
+    operations = build_operations_app(
+        readiness=Readiness(clock=clock, metrics=metrics),
+        registry=metrics.registry,
+        extra_routes=[webhook_route(orders=None, verifier=None, clock=clock)],
+    )
     stated = {(method, path) for method, path, _ in operations_of(document)}
     assert stated == routes_of(agents) | routes_of(operations)
 
@@ -137,7 +138,7 @@ def test_every_error_class_that_can_leave_has_a_line_in_the_table() -> None:
 
 def test_a_problem_that_answers_resolve_is_listed_there(document: Document) -> None:
     stated = {int(status) for status in document["paths"]["/v1/resolve"]["post"]["responses"]}
-    assert stated == {known.status for code, known in PROBLEMS.items() if code != "method_unknown"} | {200}
+    assert stated == {known.status for code, known in PROBLEMS.items() if code not in ELSEWHERE} | {200}
 
 
 def test_the_order_of_failures_is_the_codes(document: Document) -> None:

@@ -8,9 +8,12 @@ import pytest
 
 from broker.identity import IdentityKind, PeerIdentity
 from broker.pattern import parse_pattern
+from broker.policy.conditions import UNCONDITIONAL
 from broker.policy.current import CurrentPolicy
 from broker.policy.decision import Allow, Context, Decision, Deny, DenyReason
 from broker.policy.engine import Policy, compile_policy
+from broker.policy.rule import Rule
+from broker.policy.subjects import Subject
 from broker.reference import parse
 
 IDENTITIES = """\
@@ -51,6 +54,16 @@ def decide(
     return subject.decide(identity=peer(name), reference=parse(reference), context=context)
 
 
+RULE = {
+    "order": 0,
+    "name": "first",
+    "allows": True,
+    "patterns": (parse_pattern("env:*"),),
+    "to": ("shipper",),
+    "conditions": UNCONDITIONAL,
+    "fresh_for": 1.0,
+    "max_stale": 1.0,
+}
 ALLOW_ALL = 'allow: ["vault:**", "env:*", "file:/**"], to: [shipper, named, tester, left, right, host, device]'
 
 
@@ -336,3 +349,26 @@ def test_all_references_of_a_request_are_decided_as_each_alone_is() -> None:
     assert subject.decide_all(identity=peer("nobody.example"), references=references, context=context) == [
         Deny(DenyReason.UNKNOWN_IDENTITY)
     ] * len(references)
+
+
+def test_an_administrator_never_resolves_and_has_no_scope() -> None:
+    rules = (Rule(**RULE), Rule(**{**RULE, "order": 1, "name": "second", "to": ("shipper",)}))
+    # No file can say this, so the engine is asked by itself: a rule for an administrator counts for nothing.
+    subject = Policy(
+        rules=rules,
+        subjects=[Subject(name="shipper", kind=IdentityKind.SPIFFE, pattern=SHIPPER, environment=None)],
+        owned={},
+        digest="",
+        administrators=["shipper"],
+    )
+    assert decide(subject, "env:A") == Deny(DenyReason.ADMINISTRATOR)
+    assert subject.grants(peer()) == ()
+    assert subject.administers(peer())
+
+
+def test_only_named_identities_are_administrators() -> None:
+    subject = policy('allow: ["env:A"], to: [host]', head="administrators: [shipper, right]\n")
+    assert subject.administers(peer())
+    assert not subject.administers(peer("host.example"))
+    assert not subject.administers(peer("spiffe://nobody.example/a"))
+    assert not subject.administers(peer("spiffe://two.example/b/a")), "two entries match, so nobody knows who it is"

@@ -58,7 +58,11 @@ def test_the_digest_is_that_of_the_file() -> None:
         (HEAD + "rules:\n", "rules: no list", (3, 7)),
         ("identities: {}\n" + RULE, "identities: empty", (1, 13)),
         (RULE, "identities: missing", (1, 1)),
-        (HEAD + RULE + "extra: 1\n", "unknown key; the keys here are environments, identities, rules", (7, 1)),
+        (
+            HEAD + RULE + "extra: 1\n",
+            "unknown key; the keys here are environments, identities, administrators, rules",
+            (7, 1),
+        ),
     ],
 )
 def test_a_file_without_rules_or_identities_is_refused(text: str, words: str, place: tuple[int, int]) -> None:
@@ -243,3 +247,28 @@ def test_more_pairs_of_identity_and_pattern_than_the_limit_are_refused(monkeypat
 
 def test_an_error_does_not_print_braces_as_fields() -> None:
     assert refused(HEAD + RULE.replace("env:A", "{detail}")).line == 5
+
+
+@pytest.mark.parametrize(
+    ("administrators", "to", "words", "line"),
+    [
+        ("[]", "shipper", "administrators: empty", 3),
+        ("[shiper]", "shipper", "administrators[1]: shiper is not declared", 3),
+        ("shipper", "shipper", "administrators: no list", 3),
+        ("[shipper]", "shipper", "shipper is an administrator, who reads no secrets", 7),
+    ],
+)
+def test_an_administrator_is_declared_and_reads_nothing(administrators: str, to: str, words: str, line: int) -> None:
+    rule = f"rules:\n  - name: first\n    allow: [env:A]\n    to: [{to}]\n"
+    error = refused(f"{HEAD}administrators: {administrators}\n{rule}")
+    assert words in error.detail
+    assert error.line == line
+
+
+def test_a_deny_rule_may_name_an_administrator() -> None:
+    rules = (
+        "rules:\n  - name: first\n    deny: [env:A]\n    to: [shipper]\n"
+        "  - name: second\n    allow: [env:A]\n    to: [other]\n"
+    )
+    head = HEAD + '  other: {dns: "other.example"}\n'
+    assert parse.parse_policy(f"{head}administrators: [shipper]\n{rules}").administrators == ("shipper",)

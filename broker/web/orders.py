@@ -1,0 +1,155 @@
+"""Orders to the cache over HTTP: by administrators to the agents' listener, by signed webhooks to the other one."""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, Self
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from broker.clock import Clock
+from broker.errors import (
+    BrokerError,
+    IdentityRefusedError,
+    MalformedPatternError,
+    NotAdministratorError,
+    WebhookRefusedError,
+)
+from broker.orders import MAX_PATTERNS, Action, Order, OrderCache, Origin, Way
+from broker.pattern import Pattern, parse_pattern
+from broker.web.body import model_of, read_bytes, read_model
+from broker.web.middleware import facts_of, json_headers, request_id_of
+from broker.web.problems import HttpRefusedError, WebCode
+from broker.web.routes import PeerSource, address_of
+from broker.webhook import HEADERS, WebhookVerifier, read_headers
+
+INVALIDATE_PATH: Final = "/v1/cache/invalidate"
+REFRESH_PATH: Final = "/v1/cache/refresh"
+WEBHOOK_PATH: Final = "/v1/cache/webhook"
+MAX_BODY_BYTES: Final = 64 * 1024
+_BODY_SECONDS: Final = 10.0
+
+
+class OrderRequest(BaseModel):
+    """The body of an administrator's order: patterns of references, or everything."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+    references: Annotated[list[str], Field(min_length=1, max_length=MAX_PATTERNS)] | None = None
+    everything: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _names_one_of_both(self) -> Self:
+        if (self.references is None) == (self.everything is None):
+            message = "name references, or write everything: true"
+            raise ValueError(message)
+        return self
+
+    @property
+    def patterns(self) -> tuple[Pattern, ...] | None:
+        """Return the patterns, None for everything.
+
+        Raises:
+            MalformedPatternError: One is none; names which, and the position.
+
+        """
+        return None if self.references is None else tuple(map(_pattern, range(len(self.references)), self.references))
+
+
+class WebhookRequest(OrderRequest):
+    """The body of a webhook: an order that names its action."""
+
+    action: Literal["invalidate", "refresh"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AdministratorHandler:
+    orders: OrderCache
+    peers: PeerSource
+    clock: Clock
+    refuse_identity: Callable[..., Awaitable[None]]
+
+    async def invalidate(self, request: web.Request) -> web.Response:
+        """Answer `POST /v1/cache/invalidate`."""
+        return await self._handle(request, Action.INVALIDATE)
+
+    async def refresh(self, request: web.Request) -> web.Response:
+        """Answer `POST /v1/cache/refresh`."""
+        return await self._handle(request, Action.REFRESH)
+
+    async def _handle(self, request: web.Request, action: Action) -> web.Response:
+        instance, address = request_id_of(request), address_of(request)
+        try:
+            peer = self.peers.peer_of(request, now=self.clock.now())
+        except IdentityRefusedError as error:
+            await self.refuse_identity(error, address=address, request=instance)
+            raise
+        facts_of(request).identity = peer.name
+        origin = Origin(name=peer.name, address=str(address), request=instance)
+        try:
+            self.orders.require_administrator(peer)
+        except NotAdministratorError as error:
+            await self.orders.refuse(Way.ADMINISTRATOR, reason=error.code, origin=origin)
+            raise
+        if "Authorization" in request.headers:
+            # A token narrows what its holder may do, and has no words for orders.
+            message = "administrators prove themselves by their certificate alone; leave out Authorization"
+            raise HttpRefusedError(WebCode.AUTHORIZATION_MALFORMED, message)
+        asked = await read_model(request, OrderRequest, max_bytes=MAX_BODY_BYTES, seconds=_BODY_SECONDS)
+        order = Order(action=action, patterns=asked.patterns)
+        return _answer(await self.orders.by_administrator(order, peer=peer, origin=origin))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WebhookHandler:
+    orders: OrderCache
+    verifier: WebhookVerifier
+    clock: Clock
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer `POST /v1/cache/webhook`."""
+        instance, address = request_id_of(request), str(address_of(request))
+        try:
+            message = read_headers({name: request.headers.getall(name, []) for name in HEADERS})
+            body = await read_bytes(request, max_bytes=MAX_BODY_BYTES, seconds=_BODY_SECONDS)
+            key = self.verifier.verify(message, body, now=self.clock.now())
+        except WebhookRefusedError as error:
+            origin = Origin(name="", address=address, request=instance)
+            await self.orders.refuse(Way.WEBHOOK, reason=error.reason, origin=origin)
+            raise
+        asked = model_of(body, WebhookRequest)
+        order = Order(action=Action(asked.action), patterns=asked.patterns)
+        # Before the first await, so that two copies at once are still taken once.
+        self.verifier.take(message)
+        try:
+            count = await self.orders.by_webhook(order, origin=Origin(name=key, address=address, request=instance))
+        except BrokerError:
+            self.verifier.give_back(message)
+            raise
+        return _answer(count)
+
+
+def order_routes(
+    *, orders: OrderCache, peers: PeerSource, clock: Clock, refuse_identity: Callable[..., Awaitable[None]]
+) -> list[web.RouteDef]:
+    """Return the routes for administrators."""
+    handler = _AdministratorHandler(orders=orders, peers=peers, clock=clock, refuse_identity=refuse_identity)
+    return [web.post(INVALIDATE_PATH, handler.invalidate), web.post(REFRESH_PATH, handler.refresh)]
+
+
+def webhook_route(*, orders: OrderCache, verifier: WebhookVerifier, clock: Clock) -> web.RouteDef:
+    """Return the route for webhooks."""
+    return web.post(WEBHOOK_PATH, _WebhookHandler(orders=orders, verifier=verifier, clock=clock).handle)
+
+
+def _pattern(index: int, text: str) -> Pattern:
+    try:
+        return parse_pattern(text)
+    except MalformedPatternError as error:
+        detail = f"references[{index}], character {error.position + 1}: {error.detail}"
+        raise MalformedPatternError(detail, position=error.position) from None
+
+
+def _answer(count: int) -> web.Response:
+    return web.Response(body=json.dumps({"sources": count}).encode("ascii"), headers=json_headers())
