@@ -2,7 +2,7 @@
 
 import http.client
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -15,6 +15,7 @@ class Relay(ThreadingHTTPServer):
     def __init__(self, target: str) -> None:
         self.target = target.removeprefix("http://")
         self.asked: list[tuple[str, dict[str, str]]] = []
+        self._trap: tuple[str, bool, Callable[[], None]] | None = None
         super().__init__(("127.0.0.1", 0), _Handler)
 
     @property
@@ -25,6 +26,25 @@ class Relay(ThreadingHTTPServer):
         """Return the `traceparent` of every request whose path has `part` in it."""
         return [headers.get("traceparent") for path, headers in self.asked if part in path]
 
+    def count(self, part: str) -> int:
+        """Return how many requests had `part` in their path."""
+        return sum(part in path for path, _ in self.asked)
+
+    def trap(self, part: str, act: Callable[[], None], *, answered: bool) -> None:
+        """Call `act` in place of the answer to the next request with `part` in its path.
+
+        The store has answered it by then, or never saw it.
+        """
+        self._trap = (part, answered, act)
+
+    def sprung(self, path: str) -> tuple[bool, Callable[[], None]] | None:
+        """Return what to do instead of answering a request for `path`, once."""
+        trap = self._trap
+        if trap is None or trap[0] not in path:
+            return None
+        self._trap = None
+        return trap[1:]
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: Relay
@@ -33,16 +53,31 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self) -> None:
         self.server.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        trap = self.server.sprung(self.path)
+        if trap is None:
+            self._answer(*self._ask(body))
+            return
+        answered, act = trap
+        if answered:
+            self._ask(body)
+        act()
+        self.close_connection = True
+
+    def _ask(self, body: bytes) -> tuple[int, str, bytes]:
         connection = http.client.HTTPConnection(self.server.target, timeout=20)
         connection.request(self.command, self.path, body or None, dict(self.headers.items()))
         answer = connection.getresponse()
         content = answer.read()
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.headers.get("Content-Type", "text/plain"))
-        self.send_header("Content-Length", str(len(content)))
+        connection.close()
+        return answer.status, answer.headers.get("Content-Type", "text/plain"), content
+
+    def _answer(self, status: int, kind: str, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        if status != 204:
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
-        connection.close()
 
     do_GET = do_PUT = do_POST = _forward  # noqa: N815  The names that the standard library looks for.
 

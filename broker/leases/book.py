@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from broker.audit.event import AuditEvent, EventKind, Outcome, ReferenceRecord
 from broker.clock import Clock
 from broker.errors import AuditUnavailableError, StateUnavailableError
+from broker.identity import IdentityKind
 from broker.leases.held import Held, LeaseKey
 from broker.leases.record import LeaseReason, LeaseState, LeaseStore
 from broker.logs import EventLogger
@@ -56,6 +57,7 @@ class LeaseBook:
         self._settings = settings
         self._held: dict[str, Held] = {}
         self._live: dict[LeaseKey, Held] = {}
+        self._by_identity: dict[tuple[IdentityKind, str], dict[str, Held]] = {}
         self._moments: list[tuple[float, int, Held]] = []
         self._ties = itertools.count()
 
@@ -73,7 +75,7 @@ class LeaseBook:
                 _LOG.warning("lease_unknown", lease=record.id, effect="if it was made, it ends with its time to live")
                 await self._store.forget_lease(record.id)
                 continue
-            self._held[record.id] = held
+            self._add(held)
             if record.state is LeaseState.MINTING:
                 held.record = replace(
                     record, state=LeaseState.REVOKING, reason=LeaseReason.ABANDONED, due=self._clock.now()
@@ -96,10 +98,14 @@ class LeaseBook:
         """Return every lease that is not forgotten."""
         return tuple(self._held.values())
 
+    def of(self, kind: IdentityKind, name: str) -> tuple[Held, ...]:
+        """Return the leases of one identity."""
+        return tuple(self._by_identity.get((kind, name), {}).values())
+
     async def begin(self, held: Held) -> None:
         """Make durable that something may be minted from now on. Raises: StateUnavailableError."""
         await self._store.keep_leases([held.record])
-        self._held[held.record.id] = held
+        self._add(held)
 
     async def adopt(self, held: Held, key: LeaseKey) -> None:
         """Hand out `held` from now on, and let what it replaces end after the overlap.
@@ -111,12 +117,11 @@ class LeaseBook:
         """
         replaced = [
             other
-            for other in self._held.values()
+            for other in self.of(key.kind, key.name)
             if other is not held
             and other.record.due is None
             and other.record.state in {LeaseState.LIVE, LeaseState.SUPERSEDED}
-            and (other.record.source, other.record.identity_kind, other.record.identity)
-            == (held.record.source, key.kind, key.name)
+            and other.record.source == held.record.source
         ]
         due = self._clock.now() + self._settings.overlap_seconds
         records = [
@@ -161,7 +166,7 @@ class LeaseBook:
     async def forget(self, held: Held, event: str = "") -> None:
         """Let go of `held`, which is gone at the back end; `event` tells how, when that is worth a record."""
         self._leave(held)
-        self._held.pop(held.record.id, None)
+        self._remove(held)
         self._count()
         try:
             await self._store.forget_lease(held.record.id)
@@ -194,6 +199,19 @@ class LeaseBook:
             if held.moment == moment and self._held.get(held.record.id) is held:
                 held.moment = math.inf
                 yield held
+
+    def _add(self, held: Held) -> None:
+        record = held.record
+        self._held[record.id] = held
+        self._by_identity.setdefault((record.identity_kind, record.identity), {})[record.id] = held
+
+    def _remove(self, held: Held) -> None:
+        record = held.record
+        self._held.pop(record.id, None)
+        theirs = self._by_identity.get((record.identity_kind, record.identity), {})
+        theirs.pop(record.id, None)
+        if not theirs:
+            self._by_identity.pop((record.identity_kind, record.identity), None)
 
     def _leave(self, held: Held) -> None:
         if held.key is not None and self._live.get(held.key) is held:

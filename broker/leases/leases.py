@@ -69,7 +69,7 @@ class Leases:
 
     def of(self, peer: PeerIdentity) -> Sequence[LeaseRecord]:
         """Return the leases of `peer`, the oldest first."""
-        found = (held.record for held in self._book.all() if held.record.belongs_to(peer))
+        found = (held.record for held in self._book.of(peer.kind, peer.name))
         return sorted((record for record in found if record.state in _SHOWN), key=lambda record: record.created)
 
     async def revoke(self, lease_id: str, peer: PeerIdentity) -> bool:
