@@ -11,6 +11,7 @@ from broker.errors import BrokerError, MalformedReferenceError
 from broker.reference import parse
 from broker.secret import Encoding, SecretValue
 
+_FOREIGN: Final = "what answers at this address is no broker, or one of another version"
 _WITH_VALUE: Final = frozenset({"ok", "stale"})
 
 
@@ -75,13 +76,12 @@ def read_answers(status: int, body: bytes, *, asked: Sequence[str]) -> tuple[Ans
         ResolveRefusedError: It is a problem document (RFC 9457): no value is given.
 
     """
-    document = _document(body)
+    document = _document(body, number=_Number)
     if status != HTTPStatus.OK:
         raise refusal(status, document)
     results = document.get("results") if document is not None else None
     if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
-        message = "what answers at this address is no broker, or one of another version"
-        raise MalformedAnswerError(message)
+        raise MalformedAnswerError(_FOREIGN)
     answers = tuple(_answer(result) for result in results)
     # A value in another variable's place would be worse than none.
     if [_canonical(answer.reference) for answer in answers] != [_canonical(reference) for reference in asked]:
@@ -90,9 +90,25 @@ def read_answers(status: int, body: bytes, *, asked: Sequence[str]) -> tuple[Ans
     return answers
 
 
+def read_object(status: int, body: bytes) -> Mapping[str, Any]:
+    """Return the JSON object of an answer without values.
+
+    Raises:
+        MalformedAnswerError: It is no answer of a broker.
+        ResolveRefusedError: It is a problem document (RFC 9457).
+
+    """
+    if status != HTTPStatus.OK:
+        raise read_refusal(status, body)
+    document = _document(body, number=None)
+    if document is None:
+        raise MalformedAnswerError(_FOREIGN)
+    return document
+
+
 def read_refusal(status: int, body: bytes) -> ResolveRefusedError:
     """Return what a problem document says, or that there was none."""
-    return refusal(status, _document(body))
+    return refusal(status, _document(body, number=None))
 
 
 def refusal(status: int, document: Mapping[str, Any] | None) -> ResolveRefusedError:
@@ -107,9 +123,9 @@ def refusal(status: int, document: Mapping[str, Any] | None) -> ResolveRefusedEr
     )
 
 
-def _document(body: bytes) -> dict[str, Any] | None:
+def _document(body: bytes, *, number: type[_Number] | None) -> dict[str, Any] | None:
     try:
-        document = json.loads(body, parse_float=_Number, parse_int=_Number)
+        document = json.loads(body, parse_float=number, parse_int=number)
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None

@@ -1,7 +1,6 @@
 """The agent's client: references out, values in, over mTLS, with the standard library alone."""
 
 import argparse
-import base64
 import http.client
 import json
 import os
@@ -12,16 +11,16 @@ import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
+from broker.agent.answer import Answer, read_answers, read_object, read_refusal
 from broker.errors import BrokerError
-from broker.secret import Encoding, SecretValue
 
 _MAX_ANSWER_BYTES: Final = 512 * 1024 * 1024
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
-_UNAVAILABLE: Final = 503
 
 
 class ClientSettingsError(BrokerError):
@@ -40,28 +39,6 @@ class CertificateRefusedError(BrokerError):
     """The broker refuses this agent's certificate, or shows one that this agent does not trust."""
 
     code = "certificate_refused"
-
-
-class ResolveRefusedError(BrokerError):
-    """The broker answered, and gives no value; `results` tells why, one entry a reference."""
-
-    code = "resolve_refused"
-
-    def __init__(self, detail: str, *, code: str, results: Sequence[Mapping[str, Any]]) -> None:
-        """Keep the broker's own code, and what it said of each reference."""
-        super().__init__(detail)
-        self.broker_code = code
-        self.results = tuple(results)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the broker said of one reference; `value` is None unless it may be used."""
-
-    reference: str
-    status: str
-    value: SecretValue | None
-    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,10 +133,11 @@ class BrokerClient:
             BrokerUnreachableError: It stayed away.
             CertificateRefusedError: One side refuses the other's certificate; trying again would not help.
             ResolveRefusedError: It gives no value; with `require="all"` one refused reference is enough.
+            MalformedAnswerError: What answers there is no broker, or it answered something else than was asked.
 
         """
         body = json.dumps({"references": list(references), "require": require})
-        return _answers(*self._exchange("/v1/resolve", body))
+        return read_answers(*self._exchange("/v1/resolve", body), asked=references)
 
     def order(self, path: str, order: Mapping[str, Any]) -> Mapping[str, Any]:
         """Give the broker an order at `path`, and return what it says; waits for it as `resolve` does.
@@ -168,14 +146,12 @@ class BrokerClient:
             BrokerUnreachableError: It stayed away.
             CertificateRefusedError: One side refuses the other's certificate; trying again would not help.
             ResolveRefusedError: It refuses the order.
+            MalformedAnswerError: What answers there is no broker.
 
         """
-        status, answer = self._exchange(path, json.dumps(order))
-        if status != http.HTTPStatus.OK or not isinstance(answer, dict):
-            raise _refused(status, answer)
-        return answer
+        return read_object(*self._exchange(path, json.dumps(order)))
 
-    def _exchange(self, path: str, body: str) -> tuple[int, Any]:
+    def _exchange(self, path: str, body: str) -> tuple[int, bytes]:
         """Return status and body of the answer, trying again while the broker is away."""
         deadline = time.monotonic() + self._settings.wait_seconds
         pause, closed = _FIRST_PAUSE, False
@@ -190,8 +166,8 @@ class BrokerClient:
             except (OSError, http.client.HTTPException) as error:
                 # With TLS 1.3 a refused certificate shows only here: the broker closes in the place of an answer.
                 closed = isinstance(error, http.client.RemoteDisconnected | ConnectionResetError)
-                status, after, answer = _UNAVAILABLE, 0.0, None
-            if status != _UNAVAILABLE:
+                status, after, answer = HTTPStatus.SERVICE_UNAVAILABLE, 0.0, None
+            if answer is not None and status != HTTPStatus.SERVICE_UNAVAILABLE:
                 return status, answer
             # Full jitter, so that a fleet that starts together does not come back together.
             wait = max(after, random.uniform(0, pause))  # noqa: S311  A pause is no secret.
@@ -200,74 +176,21 @@ class BrokerClient:
             time.sleep(wait)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _post(self, path: str, body: str) -> tuple[int, float, Any]:
+    def _post(self, path: str, body: str) -> tuple[int, float, bytes | None]:
         connection = http.client.HTTPSConnection(self._host, self._port, context=self._context, timeout=30)
         try:
             connection.request("POST", path, body, {"Content-Type": "application/json", "Accept": "application/json"})
             response = connection.getresponse()
             text = response.read(_MAX_ANSWER_BYTES)
             after = response.getheader("Retry-After", "0")
-            return response.status, float(after) if after.isdecimal() else 0.0, _json(text)
+            return response.status, float(after) if after.isdecimal() else 0.0, text
         finally:
             connection.close()
 
 
-def _json(text: bytes) -> Any:  # noqa: ANN401  What a peer sends can be anything.
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
-def _answers(status: int, answer: Any) -> tuple[Answer, ...]:  # noqa: ANN401  As above.
-    results = answer.get("results", []) if isinstance(answer, dict) else []
-    if status != http.HTTPStatus.OK or not isinstance(results, list) or not results:
-        raise _refused(status, answer)
-    return tuple(
-        Answer(
-            reference=str(result["reference"]),
-            status=str(result["status"]),
-            value=_value(result),
-            detail=str(result.get("detail", "")),
-        )
-        for result in results
-    )
-
-
-def _refused(status: int, answer: Any) -> ResolveRefusedError:  # noqa: ANN401  As above.
-    said = answer if isinstance(answer, dict) else {}
-    results = said.get("results", [])
-    return ResolveRefusedError(
-        str(said.get("detail") or f"the broker answered {status}"),
-        code=str(said.get("code") or "unknown"),
-        results=results if isinstance(results, list) else [],
-    )
-
-
-def _value(result: Mapping[str, Any]) -> SecretValue | None:
-    if "value" not in result:
-        return None
-    encoding = Encoding(result["encoding"])
-    return SecretValue(_bytes_of(result["value"], encoding), encoding=encoding)
-
-
-def _bytes_of(value: Any, encoding: Encoding) -> bytes:  # noqa: ANN401  As above.
-    match encoding:
-        case Encoding.TEXT:
-            return str(value).encode("utf-8")
-        case Encoding.BASE64:
-            return base64.b64decode(value)
-        case Encoding.JSON:
-            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-
-
-def _given_up(answer: Any, *, closed: bool) -> BrokerError:  # noqa: ANN401  As above.
-    if isinstance(answer, dict):
-        return ResolveRefusedError(
-            str(answer.get("detail", "the broker can't answer now")),
-            code=str(answer.get("code", "unknown")),
-            results=answer.get("results", []),
-        )
+def _given_up(body: bytes | None, *, closed: bool) -> BrokerError:
+    if body is not None:
+        return read_refusal(HTTPStatus.SERVICE_UNAVAILABLE, body)
     if closed:
         return CertificateRefusedError("the broker closes the connection; it does not take this agent's certificate")
     return BrokerUnreachableError("the broker does not answer; is --url right, and does it run?")

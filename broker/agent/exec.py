@@ -5,7 +5,8 @@ import os
 import sys
 from typing import Final
 
-from broker.agent.client import Answer, BrokerClient, ClientSettingsError, add_client_arguments, client_settings
+from broker.agent.answer import Answer
+from broker.agent.client import BrokerClient, ClientSettingsError, add_client_arguments, client_settings
 from broker.agent.refusal import say
 from broker.errors import BrokerError, MalformedReferenceError
 from broker.reference import parse

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from broker.agent.client import Answer, BrokerClient, add_client_arguments, client_settings
+from broker.agent.answer import Answer
+from broker.agent.client import BrokerClient, add_client_arguments, client_settings
 from broker.agent.refusal import say, say_refused
 from broker.agent.secret_file import write_secret_file
 from broker.errors import BrokerError

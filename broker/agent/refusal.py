@@ -4,7 +4,8 @@ import sys
 from collections.abc import Iterable
 from typing import Final
 
-from broker.agent.client import Answer, BrokerUnreachableError, ClientSettingsError, ResolveRefusedError
+from broker.agent.answer import Answer, ResolveRefusedError
+from broker.agent.client import BrokerUnreachableError, ClientSettingsError
 from broker.errors import BrokerError
 
 EXIT_NO: Final = 1

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from broker.agent.client import BrokerClient, ClientSettings, ResolveRefusedError
+from broker.agent.answer import ResolveRefusedError
+from broker.agent.client import BrokerClient, ClientSettings
 from broker.cli.sandbox import free_port
 from tests.certificates import Files, TestAuthority, client_context
 from tests.kubelet import USER, Pod, open_directory

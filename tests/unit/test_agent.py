@@ -103,6 +103,14 @@ def test_several_references_print_an_object(broker: Broker) -> None:
     assert json.loads(broker.run("get", "env:A", "vault:a/b").stdout) == {"env:A": "a", "vault:a/b": {"x": 1}}
 
 
+def test_an_answer_to_other_references_gives_no_value(broker: Broker) -> None:
+    broker.answers.append((200, {}, {"results": [ok("env:B", "s3cret"), ok("env:A", "s3cret")]}))
+    done = broker.run("get", "env:A", "env:B")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"error[answer_malformed]" in done.stderr
+    assert b"s3cret" not in done.stderr
+
+
 def test_a_file_gets_the_value_with_its_mode_and_nothing_is_printed(broker: Broker, tmp_path: Path) -> None:
     broker.answers.append((200, {}, {"results": [ok("env:A", "/wA=", "base64")]}))
     file = tmp_path / "key"
