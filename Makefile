@@ -8,7 +8,7 @@ T ?= tests
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image-check lint fmt run bench docs reliability docs-check lock wheel sbom audit-dependencies clean
+.PHONY: help demo test image-check lint fmt run bench docs reliability docs-check pictures lock wheel sbom audit-dependencies clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,7 +52,7 @@ bench: $(STAMP) ## Measure against bao proxy, bao agent and an empty handler, as
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 docs: $(STAMP) ## Write the generated pages anew
-	@$(BIN)/python -m broker.cli.docs docs/configuration.md
+	@$(BIN)/python -m broker.cli.docs docs
 
 reliability: $(STAMP) ## Put every fault on a real store, and write docs/reliability.md out of what was seen
 	@tests/install-servers.sh
@@ -60,8 +60,15 @@ reliability: $(STAMP) ## Put every fault on a real store, and write docs/reliabi
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/faults $(ARGS)
 	@$(BIN)/python -m tests.faults.page docs/reliability.md
 
-docs-check: $(STAMP) ## Check the generated pages, the links and the commands of the documentation
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -p no:randomly tests/unit/test_docs.py $(ARGS)
+docs-check: $(STAMP) ## Run the commands of the documentation; check its links, pictures and generated pages
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile tests/docs tests/unit/test_docs.py \
+	  tests/integration/test_runbooks.py tests/integration/test_existing_vault_page.py $(ARGS)
+
+pictures: ## Draw docs/pictures/*.svg anew from the text beside them (needs npx, of Node.js)
+	@for text in docs/pictures/*.txt; do \
+	  npx --yes aasvg@0.5.2 compatible backdrop < "$$text" > "$${text%.txt}.svg" && \
+	  printf '<!-- source: sha256:%s -->\n' "$$(sha256sum < "$$text" | cut -d' ' -f1)" >> "$${text%.txt}.svg" || exit 1; \
+	done
 
 lock: $(STAMP) ## Resolve the dependencies anew, with hashes and no index address
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \

@@ -22,7 +22,7 @@ exit status:
 
 examples:
   broker dev                                        # try it: store, certificates, policy, all thrown away at the end
-  broker serve --config /etc/logflux/broker.yaml
+  broker serve --config /etc/logflux-broker/broker.yaml
   broker get 'vault:secret/logflux#api_key'
   broker exec --env API_KEY='vault:secret/logflux#api_key' -- ./shipper
   broker policy explain --policy p.yaml --identity spiffe://prod.example/shipper --reference env:LOGFLUX_PAT

@@ -1,4 +1,4 @@
-"""Write `docs/configuration.md` out of the settings' own descriptions: `python -m broker.cli.docs FILE`."""
+"""Write the generated pages out of the code that they describe: `python -m broker.cli.docs DIRECTORY`."""
 
 import sys
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from broker.app import provider_settings
+from broker.cli.command_page import commands_page
 from broker.config import Settings
 
 HEAD = """\
@@ -72,4 +73,6 @@ def _default(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(configuration_page())
+    directory = Path(sys.argv[1])
+    (directory / "configuration.md").write_text(configuration_page())
+    (directory / "commands.md").write_text(commands_page())

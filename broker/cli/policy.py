@@ -30,7 +30,7 @@ exit status:
   3  the file can't be used, or the reference or the scope is malformed
 
 examples:
-  broker policy check /etc/logflux/policy.yaml
+  broker policy check /etc/logflux-broker/policy.yaml
   broker policy explain --policy p.yaml --identity spiffe://prod.example/logflux/shipper \\
       --reference 'vault:secret/logflux#api_key'
   broker policy explain --policy p.yaml --identity agent.example --reference '${LOGFLUX_PAT}' \\

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "SIGTERM and SIGINT finish the requests in flight and exit with 0; SIGHUP reads policy,\n"
         "certificates, revocation lists and the log level again. Under systemd it speaks sd_notify,\n"
         "feeds the watchdog, and takes listening sockets named `agents` and `operations`.\n\n"
-        "example:\n  broker serve --config /etc/logflux/broker.yaml"
+        "example:\n  broker serve --config /etc/logflux-broker/broker.yaml"
     )
 
 
