@@ -156,7 +156,12 @@ def _twenty_fields(place: Sandbox) -> None:
 @contextmanager
 def _broker(place: Sandbox, extra: list[str]) -> Iterator[Process]:
     command = [sys.executable, "-m", "broker", "serve", "--config", str(place.settings_file), *extra]
-    environment = {**os.environ, "LOGFLUX_LOG_LEVEL": "warning"}
+    # One identity makes all the load.
+    environment = {
+        **os.environ,
+        "LOGFLUX_LOG_LEVEL": "warning",
+        "LOGFLUX_LIMITS__IDENTITY_REQUESTS_PER_SECOND": "0",
+    }
     with process(command, log=place.directory / "broker.log", environment=environment) as child:
         wait_for(f"http://127.0.0.1:{place.operations_port}/readyz", child)
         yield child

@@ -17,6 +17,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
+from broker.admission import Admission
 from broker.audit.checkpoint import CheckpointKey, load_or_create_checkpoint_key
 from broker.audit.event import AuditEvent, EventKind, Outcome
 from broker.audit.fingerprint import Fingerprinter
@@ -28,6 +29,7 @@ from broker.config_file import SettingsFile
 from broker.config_source import validate_section
 from broker.descriptors import connections_within_limit
 from broker.errors import AuditUnavailableError, SettingsInvalidError
+from broker.fair_queue import FairQueue
 from broker.finding import found
 from broker.issue import IssueToken
 from broker.key_file import load_or_create_secret, read_private
@@ -51,6 +53,7 @@ from broker.store.sqlite import SqliteTrailStore
 from broker.store.sqlite_reader import SqliteTrailReader
 from broker.store.state import SqliteStateStore, read_leases
 from broker.systemd.activation import AGENTS, OPERATIONS
+from broker.throttle import Throttle
 from broker.tokens import SigningKey, TokenVerifier, public_jwks
 from broker.tracing import Tracing, require_extra
 from broker.tracing import Trail as AuditTrail
@@ -336,14 +339,27 @@ class Service:
             trail = tracing.trail(trail)
         self._stack.push_async_callback(self._cache.aclose)
         keys = {self._keys.token.kid: self._keys.token}
-        resolve = ResolveReferences(
+        admission = Admission(
             policy=self._policy,
             verifier=TokenVerifier(issuer=self.issuer, audience=self.issuer, keys=keys, max_lifetime=3600),
-            sources=Sources(cache=self._cache, leases=self._leases, providers=providers),
+            throttle=Throttle(
+                clock=self.clock,
+                per_second=settings.limits.identity_requests_per_second,
+                burst=settings.limits.identity_burst,
+            ),
+            trail=trail,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
+        resolve = ResolveReferences(
+            admission=admission,
+            policy=self._policy,
+            sources=Sources(
+                cache=self._cache, leases=self._leases, providers=providers, queues=self._queues_of_reads()
+            ),
             trail=trail,
             fingerprints=Fingerprinter(key=self._keys.fingerprint, key_id="k1"),
             metrics=self.metrics,
-            clock=self.clock,
             max_references=settings.limits.max_references,
         )
         issue = IssueToken(
@@ -388,6 +404,18 @@ class Service:
             ],
             outermost=[*([] if tracing is None else [tracing.middleware()]), self._drain.middleware()],
         )
+
+    def _queues_of_reads(self) -> dict[str, FairQueue]:
+        limits = self.settings.limits
+        return {
+            # Whoever comes first waits here and not behind others' reads in the provider's own line.
+            scheme: FairQueue(
+                at_once=int(section.get("max_connections", _PROVIDER_CONNECTIONS)),
+                max_waiting=limits.max_waiting_reads,
+                max_waiting_each=limits.max_waiting_reads_per_identity,
+            )
+            for scheme, section in self.settings.providers.items()
+        }
 
     def _provider_connections(self) -> int:
         sections = self.settings.providers.values()

@@ -255,6 +255,18 @@ class WebhookRefusedError(BrokerError):
         self.reason = reason
 
 
+class ThrottledError(BrokerError):
+    """An identity asks too often; `retry_after` is in seconds, `is_news` says that it belongs on record."""
+
+    code = "rate_limited"
+
+    def __init__(self, detail: str, *, retry_after: float, is_news: bool) -> None:
+        """Keep when asking again helps, and whether this is to be recorded."""
+        super().__init__(detail)
+        self.retry_after = retry_after
+        self.is_news = is_news
+
+
 class InvalidClientError(BrokerError):
     """The client says it is somebody else than its certificate (RFC 6749 `invalid_client`)."""
 

@@ -108,6 +108,9 @@ class Metrics:
             buckets=_FAST,
             registry=registry,
         )
+        self._throttled_requests = Counter(
+            "broker_throttled_requests", "Requests of identities that ask too often.", registry=registry
+        )
         # provider: a scheme of the registry, or `none`; outcome: ok, stale, denied, missing, unavailable, invalid.
         self._references = Counter(
             "broker_references", "References answered.", ["provider", "outcome"], registry=registry
@@ -271,6 +274,10 @@ class Metrics:
         """Count one HTTP answer."""
         self._requests.labels(route, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
+
+    def throttled(self) -> None:
+        """Count one request of an identity that asks too often."""
+        self._throttled_requests.inc()
 
     def references(self, *, provider: str, outcome: str, count: int = 1) -> None:
         """Count answered references."""

@@ -5,26 +5,16 @@ exists. The event is durable before a value is returned. Everything else may cha
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 
+from broker.admission import Address, Admission, Admitted, Policy, PolicySource, Trail
 from broker.audit.event import AuditEvent, EventKind, Outcome
-from broker.clock import Clock
-from broker.errors import (
-    FetchError,
-    IdentityRefusedError,
-    IdentityRefusedReason,
-    MalformedReferenceError,
-    ReferenceCountError,
-    TokenRefusedError,
-    TokenRefusedReason,
-)
-from broker.identity import IdentityKind, PeerIdentity
+from broker.errors import FetchError, IdentityRefusedError, MalformedReferenceError, ReferenceCountError
+from broker.identity import PeerIdentity
 from broker.leases.held import Asker
 from broker.metrics import Metrics
-from broker.policy.decision import Context, Decision, Deny
+from broker.policy.decision import Decision, Deny
 from broker.reference import Reference, Source, parse
 from broker.remembered import Cached
 from broker.resolution import (
@@ -41,68 +31,9 @@ from broker.resolution import (
     resolution_of,
 )
 from broker.sources import Freshness, Sources
-from broker.tokens import TokenClaims
 from broker.trace_context import audit_details
 
 _MAX_PARSED: Final = 4096
-
-Address = IPv4Address | IPv6Address
-
-
-class Policy(Protocol):
-    """What this use case asks of a policy."""
-
-    def decide_all(
-        self, *, identity: PeerIdentity, references: Sequence[Reference], context: Context
-    ) -> Sequence[Decision]:
-        """Decide about each reference of one request."""
-        ...
-
-    def recognises(self, identity: PeerIdentity, /) -> bool:
-        """Tell whether policy names this identity."""
-        ...
-
-    def environment_of(self, identity: PeerIdentity, /) -> str | None:
-        """Return the one environment of this identity."""
-        ...
-
-
-class PolicySource(Protocol):
-    """Holds the policy in force."""
-
-    @property
-    def current(self) -> Policy:
-        """Return the policy in force now."""
-        ...
-
-
-class Verifier(Protocol):
-    """Turns a presented token into claims."""
-
-    def verify(self, unverified_token: str, /, *, peer: PeerIdentity, now: float) -> TokenClaims:
-        """Verify everything about a token. Raises: TokenRefusedError."""
-        ...
-
-
-class Trail(Protocol):
-    """Makes events durable."""
-
-    async def append(self, event: AuditEvent, /) -> None:
-        """Return when `event` is durable. Raises: AuditUnavailableError."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asker:
-    """Who asks, once it is proved."""
-
-    environment: str
-    address: str
-    request: str
-    token: str
-    context: Context
-    peer: PeerIdentity
-
 
 _Parsed = Reference | MalformedReferenceError
 
@@ -113,23 +44,21 @@ class ResolveReferences:
     def __init__(
         self,
         *,
+        admission: Admission,
         policy: PolicySource,
-        verifier: Verifier,
         sources: Sources,
         trail: Trail,
         fingerprints: Fingerprints,
         metrics: Metrics,
-        clock: Clock,
         max_references: int,
     ) -> None:
         """Keep the collaborators; `max_references` bounds one request."""
+        self._admission = admission
         self._policy = policy
-        self._verifier = verifier
         self._sources = sources
         self._trail = trail
         self._fingerprints = fingerprints
         self._metrics = metrics
-        self._clock = clock
         self._max_references = max_references
         self._parsed: dict[str, Reference] = {}
 
@@ -151,6 +80,7 @@ class ResolveReferences:
 
         Raises:
             ReferenceCountError: There is no reference, or there are too many.
+            ThrottledError: The identity asks too often.
             IdentityRefusedError: The certificate names nobody, and policy does not know its fingerprint.
             TokenRefusedError: The token proves nothing.
             AuditUnavailableError: It can't be put on record, so nothing is revealed.
@@ -158,10 +88,11 @@ class ResolveReferences:
 
         """
         self._check_count(texts)
-        policy = self._policy.current
-        asker = await self._authenticate(policy, peer, unverified_token, address, request)
+        asker = await self._admission.admit(
+            peer=peer, unverified_token=unverified_token, address=address, request=request
+        )
         parsed = {text: self._parse(text) for text in texts}
-        decisions = self._decide(policy, asker, parsed.values())
+        decisions = self._decide(self._policy.current, asker, parsed.values())
         readings = await self._sources.read(
             decisions, _freshness(parsed, max_age, min_versions), Asker(peer=peer, context=asker.context)
         )
@@ -171,54 +102,13 @@ class ResolveReferences:
         return resolution
 
     async def refuse_identity(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
-        """Put on record that a connection's certificate is no identity.
-
-        Raises:
-            AuditUnavailableError: It can't be put on record.
-
-        """
-        await self._record_failure(identity="", address=str(address), request=request, reason=error.reason)
+        """Put on record that a connection's certificate is no identity. Raises: AuditUnavailableError."""
+        await self._admission.refuse_identity(error, address=address, request=request)
 
     def _check_count(self, texts: Sequence[str]) -> None:
         if not 1 <= len(texts) <= self._max_references:
             message = f"a request names 1 to {self._max_references} references; this one names {len(texts)}"
             raise ReferenceCountError(message)
-
-    async def _authenticate(
-        self, policy: Policy, peer: PeerIdentity, unverified_token: str | None, address: Address, request: str
-    ) -> _Asker:
-        now = self._clock.now()
-        environment = policy.environment_of(peer) or ""
-        try:
-            _check_named(policy, peer)
-            claims = None if unverified_token is None else self._verify(unverified_token, peer, environment, now)
-        except (IdentityRefusedError, TokenRefusedError) as error:
-            await self._record_failure(
-                identity=peer.name,
-                environment=environment,
-                address=str(address),
-                request=request,
-                reason=error.reason,
-            )
-            raise
-        return _Asker(
-            environment=environment,
-            address=str(address),
-            request=request,
-            token="" if claims is None else claims.token_id,
-            context=Context(address=address, now=now, scope=None if claims is None else claims.scope),
-            peer=peer,
-        )
-
-    def _verify(self, unverified_token: str, peer: PeerIdentity, environment: str, now: float) -> TokenClaims:
-        try:
-            claims = self._verifier.verify(unverified_token, peer=peer, now=now)
-            _check_environment(claims, environment)
-        except TokenRefusedError as error:
-            self._metrics.token_check(error.reason)
-            raise
-        self._metrics.token_check("ok")
-        return claims
 
     def _parse(self, text: str) -> _Parsed:
         known = self._parsed.get(text)
@@ -234,7 +124,7 @@ class ResolveReferences:
         self._parsed[text] = reference
         return reference
 
-    def _decide(self, policy: Policy, asker: _Asker, parsed: Iterable[_Parsed]) -> Mapping[Reference, Decision]:
+    def _decide(self, policy: Policy, asker: Admitted, parsed: Iterable[_Parsed]) -> Mapping[Reference, Decision]:
         references = [reference for reference in parsed if isinstance(reference, Reference)]
         decisions = policy.decide_all(identity=asker.peer, references=references, context=asker.context)
         return dict(zip(references, decisions, strict=True))
@@ -259,7 +149,7 @@ class ResolveReferences:
                 reading = error
         return failed_item(text, reference, decision, self._sources.label_of(reference), reading)
 
-    async def _record(self, asker: _Asker, items: Sequence[Item], resolution: Resolution) -> None:
+    async def _record(self, asker: Admitted, items: Sequence[Item], resolution: Resolution) -> None:
         revealed = resolution.complete and any(isinstance(item.result, Granted) for item in items)
         if not revealed:
             items = [item.withheld() if isinstance(item.result, Granted) else item for item in items]
@@ -285,21 +175,6 @@ class ResolveReferences:
             if status != WITHHELD:
                 self._metrics.references(provider=scheme, outcome=status, count=count)
 
-    async def _record_failure(
-        self, *, identity: str, address: str, request: str, reason: str, environment: str = ""
-    ) -> None:
-        await self._trail.append(
-            AuditEvent(
-                kind=EventKind.AUTHENTICATION,
-                outcome=Outcome.FAILURE,
-                identity=identity,
-                environment=environment,
-                address=address,
-                request=request,
-                reason=str(reason),
-            )
-        )
-
 
 def _freshness(parsed: Mapping[str, _Parsed], max_age: float | None, min_versions: Mapping[str, int]) -> Freshness:
     versions: dict[Source, int] = {}
@@ -308,15 +183,3 @@ def _freshness(parsed: Mapping[str, _Parsed], max_age: float | None, min_version
         if isinstance(reference, Reference):
             versions[reference.source] = max(version, versions.get(reference.source, 0))
     return Freshness(max_age=max_age, versions=versions)
-
-
-def _check_named(policy: Policy, peer: PeerIdentity) -> None:
-    if peer.kind is IdentityKind.FINGERPRINT and not policy.recognises(peer):
-        message = "the certificate has no SAN, and policy does not name its fingerprint"
-        raise IdentityRefusedError(message, reason=IdentityRefusedReason.NO_SAN)
-
-
-def _check_environment(claims: TokenClaims, environment: str) -> None:
-    if claims.environment != environment:
-        message = "the token belongs to another environment than your certificate; ask for a new one"
-        raise TokenRefusedError(message, reason=TokenRefusedReason.ENVIRONMENT)

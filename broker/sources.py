@@ -14,11 +14,13 @@ from broker.errors import (
     SourceMintsError,
     SourceUnavailableError,
 )
+from broker.fair_queue import FairQueue
 from broker.leases.held import Asker
 from broker.policy.decision import Allow, Decision
 from broker.providers.base import Provider
 from broker.reference import Reference, Source
-from broker.remembered import Cached
+from broker.remembered import Cached, Fetch
+from broker.secret import Reading
 
 # Nobody makes the broker read a source more often than this by asking for something fresher.
 _YOUNG_SECONDS: Final = 1.0
@@ -58,11 +60,17 @@ class Minter(Protocol):
 class Sources:
     """Read sources for one request at a time."""
 
-    def __init__(self, *, cache: Cache, leases: Minter, providers: Mapping[str, Provider]) -> None:
-        """Read by `providers`, by their schemes, and remember in `cache`; what mints is asked of `leases`."""
+    def __init__(
+        self, *, cache: Cache, leases: Minter, providers: Mapping[str, Provider], queues: Mapping[str, FairQueue]
+    ) -> None:
+        """Read by `providers`, by their schemes, and remember in `cache`; what mints is asked of `leases`.
+
+        A read waits for its turn in the queue of its scheme, in the lane of the identity that needs it first.
+        """
         self._cache = cache
         self._leases = leases
         self._providers = providers
+        self._queues = queues
 
     def label_of(self, reference: Reference) -> str:
         """Return the name of the provider for the metrics, a closed set."""
@@ -115,7 +123,10 @@ class Sources:
             if version is None or _version_of(found) >= version:
                 return found
             newer = await self._cache.get(
-                source, fresh_for=_YOUNG_SECONDS, max_stale=_YOUNG_SECONDS, fetch=provider.fetch
+                source,
+                fresh_for=_YOUNG_SECONDS,
+                max_stale=_YOUNG_SECONDS,
+                fetch=self._in_turn(provider, asker.peer.name),
             )
             return _require_version(newer, version)
         except FetchError as error:
@@ -130,10 +141,21 @@ class Sources:
         references: Iterable[Reference],
     ) -> Cached:
         fresh_for, max_stale = clocks
+        fetch = self._in_turn(provider, asker.peer.name)
         try:
-            return await self._cache.get(source, fresh_for=fresh_for, max_stale=max_stale, fetch=provider.fetch)
+            return await self._cache.get(source, fresh_for=fresh_for, max_stale=max_stale, fetch=fetch)
         except SourceMintsError:
             return await self._leases.get(source, asker, references)
+
+    def _in_turn(self, provider: Provider, lane: str) -> Fetch:
+        async def fetch(source: Source) -> Reading:
+            queue = self._queues.get(source.scheme)
+            if queue is None:
+                return await provider.fetch(source)
+            async with queue.turn(lane):
+                return await provider.fetch(source)
+
+        return fetch
 
 
 def _shortest_clocks(

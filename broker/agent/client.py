@@ -21,6 +21,8 @@ from broker.errors import BrokerError
 _MAX_ANSWER_BYTES: Final = 512 * 1024 * 1024
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
+# What passes by itself: the broker can't answer now, or this identity asks too often.
+_LATER: Final = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})
 
 
 class ClientSettingsError(BrokerError):
@@ -167,7 +169,7 @@ class BrokerClient:
                 # With TLS 1.3 a refused certificate shows only here: the broker closes in the place of an answer.
                 closed = isinstance(error, http.client.RemoteDisconnected | ConnectionResetError)
                 status, after, answer = HTTPStatus.SERVICE_UNAVAILABLE, 0.0, None
-            if answer is not None and status != HTTPStatus.SERVICE_UNAVAILABLE:
+            if answer is not None and status not in _LATER:
                 return status, answer
             # Full jitter, so that a fleet that starts together does not come back together.
             wait = max(after, random.uniform(0, pause))  # noqa: S311  A pause is no secret.

@@ -7,11 +7,11 @@ from typing import Any, Final, Protocol
 
 from aiohttp import web
 
+from broker.admission import Address
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError
 from broker.identity import PeerIdentity
 from broker.leases.record import LeaseRecord
-from broker.resolve import Address
 from broker.web.middleware import facts_of, json_headers, request_id_of
 from broker.web.routes import PeerSource, address_of
 from broker.web.schemas import rfc3339

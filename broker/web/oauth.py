@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from broker.admission import Address
 from broker.clock import Clock
 from broker.errors import (
     BrokerError,
@@ -23,7 +24,6 @@ from broker.errors import (
     UnauthorizedClientError,
 )
 from broker.issue import IssuedToken, IssueToken
-from broker.resolve import Address
 from broker.web.middleware import facts_of
 from broker.web.problems import OUTCOME
 from broker.web.routes import PeerSource, address_of

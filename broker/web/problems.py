@@ -14,6 +14,7 @@ from broker.errors import (
     IdentityRefusedError,
     OrderRateError,
     SourceUnavailableError,
+    ThrottledError,
     TokenRefusedError,
     WebhookRefusedError,
 )
@@ -75,6 +76,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "order_rate": Problem(429, "Too many orders"),
     "pattern_malformed": Problem(400, "A pattern is malformed"),
     "query_unexpected": Problem(400, "A query is not accepted"),
+    "rate_limited": Problem(429, "This identity asks too often"),
     "reference_count": Problem(400, "Too few or too many references"),
     "reference_denied": Problem(403, "Policy denies a reference"),
     "reference_malformed": Problem(400, "A reference is malformed"),
@@ -195,7 +197,7 @@ def _headers_of(error: BrokerError) -> dict[str, str]:
         return {"WWW-Authenticate": _REALM}
     if isinstance(error, WebhookRefusedError):
         return {"WWW-Authenticate": "Webhook-Signature"}
-    if isinstance(error, OrderRateError):
+    if isinstance(error, OrderRateError | ThrottledError):
         return {"Retry-After": retry_after(error.retry_after)}
     if PROBLEMS[error.code].status == PROBLEMS["audit_unavailable"].status:
         return {"Retry-After": retry_after(error.retry_after if isinstance(error, SourceUnavailableError) else None)}

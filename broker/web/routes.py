@@ -10,12 +10,12 @@ from typing import Final, Protocol
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from broker.admission import Address
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError, MalformedReferenceError
 from broker.identity import PeerIdentity
 from broker.metrics import Metrics
 from broker.resolution import Granted, Require, Resolution
-from broker.resolve import Address
 from broker.web.body import read_model
 from broker.web.middleware import Edge, facts_of, finish, json_headers, logs_references, logs_requests, request_id_of
 from broker.web.problems import HttpRefusedError, WebCode, resolution_problem

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from broker.admission import Admission
 from broker.audit.event import EventKind, Outcome
 from broker.cache import Cache
 from broker.errors import (
@@ -17,6 +18,7 @@ from broker.errors import (
     SecretMissingError,
     SecretUnusableError,
     SourceUnavailableError,
+    ThrottledError,
     TokenRefusedError,
     UpstreamDeniedError,
 )
@@ -27,6 +29,7 @@ from broker.resolution import DENIED_DETAIL, Granted, Refused, Require, Resoluti
 from broker.resolve import ResolveReferences
 from broker.secret import Reading, SecretDocument
 from broker.sources import Sources
+from broker.throttle import Throttle
 from broker.tokens import TokenClaims
 from tests.fakes import (
     FakeClock,
@@ -59,14 +62,21 @@ class Bench:
         self.cache = Cache(
             clock=self.clock, metrics=self.metrics, max_entries=99, max_bytes=9999, fetch_seconds=5, refresh_wait=0.02
         )
+        providers = {"vault": self.vault, "env": self.env}
         self.resolver = ResolveReferences(
+            admission=Admission(
+                policy=self.policy,
+                verifier=self.verifier,
+                throttle=Throttle(clock=self.clock, per_second=10, burst=100),
+                trail=self.trail,
+                metrics=self.metrics,
+                clock=self.clock,
+            ),
             policy=self.policy,
-            verifier=self.verifier,
-            sources=Sources(cache=self.cache, leases=NoLeases(), providers={"vault": self.vault, "env": self.env}),
+            sources=Sources(cache=self.cache, leases=NoLeases(), providers=providers, queues={}),
             trail=self.trail,
             fingerprints=FakeFingerprints(),
             metrics=self.metrics,
-            clock=self.clock,
             max_references=256,
         )
 
@@ -413,3 +423,16 @@ async def test_a_version_that_the_source_has_not_yet_is_unavailable_and_costs_on
 async def test_a_version_of_a_source_that_keeps_none_is_invalid(bench: Bench) -> None:
     resolution = await bench.ask("env:PAT", require=Require.ANY, min_versions={"env:PAT": 1})
     assert [result.status for result in resolution.results] == ["invalid"]
+
+
+async def test_an_identity_that_asks_in_a_loop_is_slowed_and_named_in_the_trail_once(bench: Bench) -> None:
+    for _ in range(100):
+        await bench.ask(KEY)
+    bench.trail.events.clear()
+    for _ in range(50):
+        with pytest.raises(ThrottledError):
+            await bench.ask(KEY)
+    assert [(event.kind, event.reason) for event in bench.trail.events] == [(EventKind.RESOLVE, "rate_limited")]
+    assert bench.metrics.registry.get_sample_value("broker_throttled_requests_total") == 50
+    assert len(bench.vault.fetched) == 1
+    await bench.ask(KEY, peer=fake_peer("spiffe://prod.example/other"))

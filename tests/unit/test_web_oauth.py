@@ -10,12 +10,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from broker.admission import Address
 from broker.errors import IdentityRefusedError, IdentityRefusedReason
 from broker.identity import PeerIdentity
 from broker.issue import IssueToken
 from broker.policy.current import CurrentPolicy
 from broker.policy.engine import compile_policy
-from broker.resolve import Address
 from broker.tokens import SigningKey, public_jwks
 from broker.web.middleware import Edge, finish, request_id_of
 from broker.web.oauth import TOKEN_PATH, metadata, oauth_routes

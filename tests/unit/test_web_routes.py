@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from broker.admission import Admission
 from broker.cache import Cache
 from broker.errors import IdentityRefusedError, IdentityRefusedReason, SourceUnavailableError
 from broker.logs import EventRecord
@@ -18,6 +19,7 @@ from broker.policy.decision import Allow
 from broker.resolve import ResolveReferences
 from broker.secret import Reading, SecretDocument
 from broker.sources import Sources
+from broker.throttle import Throttle
 from broker.web.middleware import request_id_of
 from broker.web.routes import RESOLVE_PATH, RequestLimits, build_agent_app
 from tests.fakes import (
@@ -56,14 +58,22 @@ class Bench:
         cache = Cache(
             clock=self.clock, metrics=self.metrics, max_entries=99, max_bytes=9999, fetch_seconds=5, refresh_wait=0.02
         )
-        resolve = ResolveReferences(
+        self.resolve = resolve = ResolveReferences(
+            admission=Admission(
+                policy=self.policy,
+                verifier=FakeVerifier(),
+                throttle=Throttle(clock=self.clock, per_second=1, burst=1000),
+                trail=self.trail,
+                metrics=self.metrics,
+                clock=self.clock,
+            ),
             policy=self.policy,
-            verifier=FakeVerifier(),
-            sources=Sources(cache=cache, leases=NoLeases(), providers={"vault": self.vault, "env": self.env}),
+            sources=Sources(
+                cache=cache, leases=NoLeases(), providers={"vault": self.vault, "env": self.env}, queues={}
+            ),
             trail=self.trail,
             fingerprints=FakeFingerprints(),
             metrics=self.metrics,
-            clock=self.clock,
             max_references=self.limits.max_references,
         )
 
@@ -510,3 +520,12 @@ async def test_no_failure_shows_a_value_in_body_header_log_or_metric(
     assert status >= 400
     series = [sample for metric in bench.metrics.registry.collect() for sample in metric.samples]
     assert CANARY not in json.dumps(answer) + str(headers) + caplog.text + repr(series) + repr(bench.trail.events)
+
+
+async def test_an_identity_that_asks_too_often_gets_429_with_the_time_to_wait(bench: Bench) -> None:
+    # The bucket of the identity holds one request and gets another each second, while the clock stands still.
+    bench.resolve._admission._throttle = Throttle(clock=bench.clock, per_second=1, burst=1)
+    await bench.post(body_of("$PAT"))
+    status, document, headers = await bench.post(body_of("$PAT"))
+    assert (status, document["code"]) == (429, "rate_limited")
+    assert 1 <= int(headers["Retry-After"]) <= 2

@@ -1,0 +1,83 @@
+"""Turns for reads of one back end: so many at once, the others in lanes by identity that are served in rotation."""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
+
+from broker.errors import SourceUnavailableError
+
+
+class QueueFullError(SourceUnavailableError):
+    """Too many reads wait already, so this one was not begun."""
+
+    was_asked = False
+
+
+class FairQueue:
+    """Give turns. A lane with many waiting gets no more of them than one with few."""
+
+    def __init__(self, *, at_once: int, max_waiting: int, max_waiting_each: int) -> None:
+        """Let `at_once` run together, `max_waiting` wait in all, and `max_waiting_each` of them in one lane."""
+        self._free = at_once
+        self._max_waiting = max_waiting
+        self._max_waiting_each = max_waiting_each
+        self._waiting = 0
+        self._lanes: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
+
+    @asynccontextmanager
+    async def turn(self, lane: Hashable) -> AsyncIterator[None]:
+        """Wait for a turn in `lane`, and hold it.
+
+        Raises:
+            QueueFullError: Too many wait already, in this lane or in all.
+
+        """
+        if self._free:
+            self._free -= 1
+        else:
+            await self._wait(lane)
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    async def _wait(self, lane: Hashable) -> None:
+        queue = self._lanes.get(lane)
+        if self._waiting >= self._max_waiting or (queue is not None and len(queue) >= self._max_waiting_each):
+            message = "too many reads wait for this source already; ask again in a moment"
+            raise QueueFullError(message, retry_after=1.0)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lanes.setdefault(lane, deque()).append(turn)
+        self._waiting += 1
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                # The turn came in the same moment as the end; somebody else may have it.
+                self._pass_on()
+            else:
+                self._leave(lane, turn)
+            raise
+
+    def _pass_on(self) -> None:
+        while self._lanes:
+            lane, queue = next(iter(self._lanes.items()))
+            turn = queue.popleft()
+            self._waiting -= 1
+            if queue:
+                self._lanes.move_to_end(lane)
+            else:
+                del self._lanes[lane]
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def _leave(self, lane: Hashable, turn: "asyncio.Future[None]") -> None:
+        queue = self._lanes.get(lane)
+        if queue is not None and turn in queue:
+            queue.remove(turn)
+            self._waiting -= 1
+            if not queue:
+                del self._lanes[lane]
