@@ -8,10 +8,10 @@ from broker.audit.event import AuditEvent, EventKind, Outcome
 from broker.clock import Clock
 from broker.errors import BrokerError, InvalidClientError, ScopeRefusedError, UnauthorizedClientError
 from broker.identity import PeerIdentity
-from broker.metrics import Metrics
 from broker.pattern import Pattern, format_scope, parse_scope
 from broker.policy.current import CurrentPolicy
 from broker.secret import SecretValue
+from broker.series.tokens import TokenSeries
 from broker.tokens import MAX_TOKEN_CHARACTERS, SigningKey, TokenClaims, sign_token
 
 _TOKEN_ID_BYTES: Final = 16
@@ -43,7 +43,7 @@ class IssueToken:
         policy: CurrentPolicy,
         signer: SigningKey,
         trail: EventSink,
-        metrics: Metrics,
+        metrics: TokenSeries,
         clock: Clock,
         lifetime_seconds: int,
         issuer: str,

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from broker.clock import Clock
 from broker.errors import DocumentInvalidError, PolicyInvalidError
-from broker.metrics import Metrics
 from broker.policy.current import CurrentPolicy
 from broker.policy.engine import Policy, compile_policy
 from broker.reload import Accepted, PartName, Refused
+from broker.series.reloads import ReloadSeries
 
 
 def load_policy(file: Path) -> Policy:
@@ -33,7 +33,7 @@ def load_policy(file: Path) -> Policy:
 class PolicyFile:
     """Read one file, and put what it says in force."""
 
-    def __init__(self, *, file: Path, current: CurrentPolicy, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, *, file: Path, current: CurrentPolicy, metrics: ReloadSeries, clock: Clock) -> None:
         """Keep `current`, which holds the policy of `file` already."""
         self._file = file
         self._current = current

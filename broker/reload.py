@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from broker.audit.event import AuditEvent, EventKind, Outcome
 from broker.errors import AuditUnavailableError
 from broker.logs import EventLogger
-from broker.metrics import Metrics
+from broker.series.reloads import ReloadSeries
 
 _LOG: Final = EventLogger("broker.reload")
 RESTART_NEEDED: Final = "restart_needed"
@@ -90,7 +90,7 @@ _Stamp = tuple[tuple[int, int, int] | None, ...]
 class Reloader:
     """Keep the parts equal to their files."""
 
-    def __init__(self, *, parts: Sequence[Part], trail: EventSink, metrics: Metrics, seconds: float = 1.0) -> None:
+    def __init__(self, *, parts: Sequence[Part], trail: EventSink, metrics: ReloadSeries, seconds: float = 1.0) -> None:
         """Look at the files of `parts` every `seconds`; what they say now is in force already."""
         self._parts = parts
         self._trail = trail

@@ -24,7 +24,7 @@ from broker.clock import Clock
 from broker.errors import AuditUnavailableError, SettingsInvalidError
 from broker.escape import clean
 from broker.logs import EventLogger, error_fields
-from broker.metrics import Metrics
+from broker.series.audit import AuditSeries
 
 MAX_COMMIT: Final = 256
 _LOG: Final = EventLogger("broker.audit")
@@ -81,7 +81,7 @@ class Trail:
         key: CheckpointKey,
         checkpoints: Path,
         clock: Clock,
-        metrics: Metrics,
+        metrics: AuditSeries,
         checkpoint_events: int = 1000,
         checkpoint_seconds: float = 60.0,
         max_pending: int = 10_000,

@@ -14,7 +14,7 @@ from broker.identity import IdentityKind
 from broker.leases.held import Held, LeaseKey
 from broker.leases.record import LeaseReason, LeaseState, LeaseStore
 from broker.logs import EventLogger
-from broker.metrics import Metrics
+from broker.series.upstream import LeaseSeries
 
 _LOG: Final = EventLogger("broker.leases")
 
@@ -47,7 +47,7 @@ class LeaseBook:
     """Keep the leases and the moments at which something has to happen to them."""
 
     def __init__(
-        self, *, store: LeaseStore, trail: Trail, metrics: Metrics, clock: Clock, settings: LeaseSettings
+        self, *, store: LeaseStore, trail: Trail, metrics: LeaseSeries, clock: Clock, settings: LeaseSettings
     ) -> None:
         """Keep the collaborators; `open` reads what an earlier process has left."""
         self._store = store

@@ -11,10 +11,10 @@ from broker.leases.held import Asker
 from broker.leases.minting import Minting
 from broker.leases.record import LeaseReason, LeaseRecord, LeaseState, LeaseStore
 from broker.leases.upkeep import PolicySource, Upkeep
-from broker.metrics import Metrics
 from broker.providers.base import Leasing
 from broker.reference import Reference, Source
 from broker.remembered import Cached
+from broker.series.upstream import LeaseSeries
 
 _SHOWN: Final = frozenset({LeaseState.LIVE, LeaseState.SUPERSEDED, LeaseState.REVOKING})
 
@@ -29,7 +29,7 @@ class Leases:
         providers: Mapping[str, Leasing],
         policy: PolicySource,
         trail: Trail,
-        metrics: Metrics,
+        metrics: LeaseSeries,
         clock: Clock,
         settings: LeaseSettings,
     ) -> None:

@@ -13,8 +13,8 @@ from typing import Final, TypeVar
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError, IdentityRefusedReason
 from broker.finding import FoundError
-from broker.metrics import Metrics
 from broker.reload import Accepted, PartName, Refused
+from broker.series.connections import ConnectionSeries
 from broker.web.certificates import ClientTrust, ServerPair, TlsFiles, build_context, read_pair, read_trust
 from broker.web.tls import VerifiedChain
 
@@ -36,7 +36,7 @@ class _InForce:
 class Credentials:
     """Hold what is in force, and read it anew for a reload."""
 
-    def __init__(self, *, files: TlsFiles, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, *, files: TlsFiles, clock: Clock, metrics: ConnectionSeries) -> None:
         """Read every file. Blocks.
 
         Raises:

@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from broker.clock import Clock
 from broker.logs import EventLogger, error_fields
-from broker.metrics import Metrics
+from broker.series.requests import RequestSeries
 from broker.trace_context import CURRENT, HEADER, TraceContext, parse_traceparent
 from broker.web.problems import OUTCOME, HttpRefusedError, WebCode, problem_of
 
@@ -107,7 +107,7 @@ class Edge:
     """
 
     clock: Clock
-    metrics: Metrics
+    metrics: RequestSeries
     allowed_hosts: frozenset[str] | None
 
     def middleware(self) -> Middleware:

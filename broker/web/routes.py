@@ -14,8 +14,8 @@ from broker.admission import Address
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError, MalformedReferenceError
 from broker.identity import PeerIdentity
-from broker.metrics import Metrics
 from broker.resolution import Granted, Require, Resolution
+from broker.series.requests import RequestSeries
 from broker.web.body import read_model
 from broker.web.middleware import Edge, facts_of, finish, json_headers, logs_references, logs_requests, request_id_of
 from broker.web.problems import HttpRefusedError, WebCode, resolution_problem
@@ -71,7 +71,7 @@ def build_agent_app(
     resolve: Resolver,
     peers: PeerSource,
     clock: Clock,
-    metrics: Metrics,
+    metrics: RequestSeries,
     limits: RequestLimits,
     allowed_hosts: frozenset[str] | None,
     extra_routes: Sequence[web.RouteDef] = (),
