@@ -1,9 +1,10 @@
 """The surroundings of the fault matrix."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -20,12 +21,12 @@ def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def before(
-    request: pytest.FixtureRequest, directory: Path, *, durable: bool = False, lockout: bool = False, **scene: Any
+    request: pytest.FixtureRequest, directory: Path, *, store_is: Mapping[str, Any] = MappingProxyType({}), **scene: Any
 ) -> AsyncIterator[Scene]:
     """Yield a scene before a store of its own."""
-    store = await asyncio.to_thread(OpenBao, directory / "openbao", durable=durable, lockout=lockout)
+    store = await asyncio.to_thread(OpenBao, directory / "openbao", **store_is)
     try:
-        if durable:
+        if store.durable:
             await asyncio.to_thread(store.mount, "secret", "kv", {"version": "2"})
         await asyncio.to_thread(fill, store, directory)
         async with staged(row_of(request), store, directory, **scene) as it:
@@ -44,7 +45,7 @@ async def scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 @pytest.fixture
 async def durable_scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Scene]:
     """Return a broker under load before a store that keeps its data and comes back sealed."""
-    async with before(request, tmp_path, durable=True) as it:
+    async with before(request, tmp_path, store_is={"durable": True}) as it:
         yield it
 
 
@@ -58,7 +59,7 @@ async def tls_scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIter
 @pytest.fixture
 async def lockout_scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Scene]:
     """Return a broker under load before a store that locks a role out after five failed logins."""
-    async with before(request, tmp_path, lockout=True) as it:
+    async with before(request, tmp_path, store_is={"lockout": True}) as it:
         yield it
 
 

@@ -231,7 +231,7 @@ class Scene:
 
     async def unready(self, reason: str) -> None:
         """Return when readiness says that the store is not ready, and why."""
-        await self.until(lambda: reason in self.said, f"readiness says: {reason}; it says: {self.said!r}")
+        await self.until(lambda: reason in self.said, f"readiness tells of `{reason}`")
         assert not self.broker.readiness.ready
 
     @property
@@ -255,7 +255,7 @@ class Scene:
         """Return when the agents have values read after the end, the unread is read, and the broker is ready."""
         for reference in references or tuple(VALUES):
             await self.until(lambda reference=reference: self._is_fresh(reference), f"{reference} is fresh again")
-        await self.until(lambda: self.broker.readiness.ready, f"ready again; it says {self.said!r}")
+        await self.until(lambda: self.broker.readiness.ready, "ready again")
         self._healed = time.monotonic()
         status, document, _ = await self.agents.ask(COLD)
         assert (status, document["results"][0]["status"]) == (200, "ok"), document
@@ -273,7 +273,7 @@ class Scene:
         """Return as soon as `done` does; fail when it never does."""
         deadline = time.monotonic() + _PATIENCE
         while not done():
-            assert time.monotonic() < deadline, f"not in {_PATIENCE:.0f} s: {what}"
+            assert time.monotonic() < deadline, f"not in {_PATIENCE:.0f} s: {what}; readiness says {self.said!r}"
             await asyncio.sleep(0.02)
 
     def _since(self, moment: float) -> Sequence[Seen]:

@@ -24,6 +24,7 @@ _STATES: Final = (
     (404, "namespace not found", "the store knows no such namespace; look at providers.vault.namespace"),
     (429, "", "the store limits the rate of requests"),
     (500, "active cluster node not found", "the store has no leader"),
+    (500, "internal error", "the store serves nobody, as it does while its audit device can't write"),
     (500, "missing name in alias", "the broker's login certificate has no common name, which the store asks for"),
     (501, "", "the store is not initialised"),
     (503, "locked by an administrator", "an administrator of the store has locked its namespace"),
