@@ -6,11 +6,14 @@ import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from broker.clock import Clock
 from broker.reference import Source
 from broker.secret import Reading
+
+# Moments of entries that are gone may stay until there are this many more than entries, twice.
+_SPARE_MOMENTS: Final = 1000
 
 Fetch = Callable[[Source], Awaitable[Reading]]
 
@@ -143,7 +146,9 @@ class Memory:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._entries: OrderedDict[Source, Entry] = OrderedDict()
-        self._moments: list[tuple[float, int, Source, Entry]] = []
+        # A heap of no values: an entry that is let go must not live on here. Its moment counts while it is the latest.
+        self._moments: list[tuple[float, int, Source]] = []
+        self._latest: dict[Source, int] = {}
         self._ties = itertools.count()
         self.size = 0
 
@@ -181,6 +186,7 @@ class Memory:
     def forget(self, source: Source) -> None:
         """Let go of `source`."""
         entry = self._entries.pop(source, None)
+        self._latest.pop(source, None)
         if entry is not None:
             self.size -= entry.reading.document.size
 
@@ -188,6 +194,7 @@ class Memory:
         """Let go of everything."""
         self._entries.clear()
         self._moments.clear()
+        self._latest.clear()
         self.size = 0
 
     def age(self, entry: Entry) -> float | None:
@@ -202,13 +209,18 @@ class Memory:
 
     def remind(self, source: Source, entry: Entry, moment: float) -> None:
         """Let `due` return `entry` from the steady time `moment` on; each entry has one such moment at a time."""
-        if moment < math.inf:
-            heapq.heappush(self._moments, (moment, next(self._ties), source, entry))
+        if moment == math.inf or self._entries.get(source) is not entry:
+            return
+        if len(self._moments) > 2 * len(self._entries) + _SPARE_MOMENTS:
+            self._moments = [known for known in self._moments if self._latest.get(known[2]) == known[1]]
+            heapq.heapify(self._moments)
+        tie = self._latest[source] = next(self._ties)
+        heapq.heappush(self._moments, (moment, tie, source))
 
     def due(self) -> Iterator[tuple[Source, Entry]]:
-        """Yield each entry whose moment has come, and that is still the one in memory."""
+        """Yield each entry whose moment has come, and that is still in memory."""
         now = self._clock.monotonic()
         while self._moments and self._moments[0][0] <= now:
-            _, _, source, entry = heapq.heappop(self._moments)
-            if self._entries.get(source) is entry:
-                yield source, entry
+            _, tie, source = heapq.heappop(self._moments)
+            if self._latest.get(source) == tie:
+                yield source, self._entries[source]
