@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from tests.faults.scene import Scene, fill, row_of, staged
-from tests.openbao import OpenBao
+from tests.openbao import OpenBao, own_openbao
+
+__all__ = ["own_openbao"]
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from tests.faults.figures import read_figures
 from tests.faults.matrix import Fault, Measured, read_results, rows
 from tests.faults.scene import FRESH_FOR, MAX_STALE, PER_SECOND
 
@@ -62,6 +63,12 @@ def page(measured: Mapping[str, Measured], day: dt.date) -> str:
             "row promises; requests to a closed port reach no relay and are not counted.",
             "",
             *_table(("fault", *_MEASURED), [(row.name, *_figures(measured[row.name])) for row in promised]),
+            "",
+            "## Under many agents",
+            "",
+            *_table(
+                ("what", "promised", "as measured"), [(one.name, one.promised, one.seen) for one in read_figures()]
+            ),
             "",
         ]
     )

@@ -40,7 +40,7 @@ PROBE_SECONDS: Final = 1.0
 _AGENTS: Final = 3
 _EVERY: Final = 0.1
 _PATIENCE: Final = 40.0
-_SPIFFE: Final = "spiffe://test.example/logflux/agent"
+AGENT: Final = "spiffe://test.example/logflux/agent"
 # Broad enough for KV version 1 too, should the mount become one.
 READER: Final = 'path "secret/*" { capabilities = ["read"] }'
 
@@ -74,7 +74,7 @@ class Agents:
     """Ask again and again, each agent on a kept connection of its own; keep every answer."""
 
     def __init__(self, *, authority: TestAuthority, references: Sequence[str]) -> None:
-        files = authority.agent(_SPIFFE)
+        files = authority.agent(AGENT)
         self._context = ssl.create_default_context(cafile=str(authority.ca_path))
         self._context.load_cert_chain(*files)
         self._references = references
@@ -361,7 +361,7 @@ def write_settings(
         "fresh_for": "1s",
         "max_stale": "1h",
     }
-    policy = {"identities": {"agent": {"spiffe": _SPIFFE, "environment": "test"}}, "rules": [rule]}
+    policy = {"identities": {"agent": {"spiffe": AGENT, "environment": "test"}}, "rules": [rule]}
     (directory / "policy.yaml").write_text(json.dumps(policy))
     auth = {"role_id_file": str(directory / "role_id"), "secret_id_file": str(directory / "secret_id")}
     vault = {
