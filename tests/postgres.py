@@ -18,13 +18,14 @@ import pytest
 from tests.openbao import OpenBao
 
 _START_SECONDS = 30.0
-_PLACES = ("/usr/lib/postgresql/15/bin", "/usr/lib/postgresql/16/bin", "/usr/lib/postgresql/17/bin")
+# Debian gives each version a directory of its own, off the path.
+_VERSIONS = Path("/usr/lib/postgresql")
 
 
 def _binaries() -> Path | None:
-    found = [Path(place) for place in _PLACES if (Path(place) / "initdb").exists()]
+    found = sorted(_VERSIONS.glob("*/bin/initdb"))
     beside = shutil.which("initdb")
-    return found[0] if found else Path(beside).parent if beside else None
+    return found[-1].parent if found else Path(beside).parent if beside else None
 
 
 class PostgreSQL:
@@ -33,7 +34,7 @@ class PostgreSQL:
     def __init__(self) -> None:
         binaries = _binaries()
         if binaries is None:
-            message = "PostgreSQL is not installed: sudo apt-get install postgresql-15"
+            message = "PostgreSQL is not installed: sudo apt-get install postgresql"
             if os.environ.get("CI") == "true":
                 raise AssertionError(message)
             pytest.skip(message)
