@@ -26,7 +26,7 @@ demo: $(STAMP) ## Run the main job on real input: store, broker, agent, audit, o
 
 test: $(STAMP) ## Run every test (T=tests/unit narrows, ARGS=-x passes options on)
 	@tests/install-servers.sh
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile $(T) $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(T) $(ARGS)
 
 image-check: $(STAMP) ## Build the image twice, run it, and try what it promises (root; ARGS=--pull for the real base)
 	@tests/install-servers.sh image
