@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 from broker.audit.chain import Head, TrailRecord
 from broker.audit.checkpoint import load_or_create_checkpoint_key, notes_in
 from broker.audit.event import AuditEvent, EventKind, Outcome, ReferenceRecord
-from broker.audit.trail import Trail, TrailStore
+from broker.audit.trail import Trail
 from broker.audit.verify import VerificationReport, verify
+from broker.audit.writer import TrailStore
 from broker.clock import Clock, SystemClock
 from broker.errors import AuditUnavailableError
 from broker.metrics import Metrics

@@ -1,58 +1,29 @@
 """The trail: events become durable records of one chain, many in one commit, before any value leaves.
 
 One task owns the chain. It takes all that waits, commits it at once, and only then lets the callers go
-on; what arrives meanwhile shares the next commit. When a commit fails nobody knows whether the store
-kept it, so the head is read again before anything is written, and until a real record was written
-every caller is refused at once.
+on; what arrives meanwhile shares the next commit. After a commit that failed every caller is refused
+at once, until a real record was written again.
 """
 
 import asyncio
-import json
-import secrets
 from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from broker.audit.chain import TRAIL_ID_BYTES, Head, TrailRecord, genesis_hash, record_hash
 from broker.audit.checkpoint import CheckpointKey
-from broker.audit.event import AuditEvent, EventKind, Outcome, canonical, rfc3339
+from broker.audit.event import AuditEvent, EventKind, Outcome, rfc3339
 from broker.audit.schedule import CheckpointSchedule
+from broker.audit.writer import ChainWriter, TrailStore, milliseconds
 from broker.clock import Clock
-from broker.errors import AuditUnavailableError, SettingsInvalidError
-from broker.escape import clean
+from broker.errors import AuditUnavailableError
 from broker.logs import EventLogger, error_fields
 from broker.series.audit import AuditSeries
 
 MAX_COMMIT: Final = 256
 _LOG: Final = EventLogger("broker.audit")
 _CLOSED: Final = "the audit trail is closed; the broker is stopping"
-
-
-class TrailStore(Protocol):
-    """Keep records and checkpoints. Every method may raise `AuditUnavailableError`."""
-
-    async def open(self) -> None:
-        """Get ready to write, as the only writer. Raises: SettingsInvalidError."""
-        ...
-
-    async def head(self) -> Head | None:
-        """Return where the trail ends, None when it was never begun; no earlier commit may land after this."""
-        ...
-
-    async def commit(self, records: Sequence[TrailRecord], /) -> None:
-        """Make all of `records` durable, or none."""
-        ...
-
-    async def save_checkpoint(self, note: bytes, /, *, trail_id: str, size: int) -> None:
-        """Make a signed checkpoint durable."""
-        ...
-
-    async def aclose(self) -> None:
-        """Let go of everything; a second call does nothing."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +74,8 @@ class Trail:
             probe_seconds: While the store fails it is tried this often.
 
         """
-        self._store = store
         self._key = key
+        self._writer = ChainWriter(store=store, clock=clock, metrics=metrics, commit_seconds=commit_seconds)
         self._checkpoints = CheckpointSchedule(
             store=store,
             key=key,
@@ -117,15 +88,11 @@ class Trail:
         self._clock = clock
         self._metrics = metrics
         self._max_pending = max_pending
-        self._commit_seconds = commit_seconds
         self._probe_seconds = probe_seconds
         self._pending: deque[_Pending] = deque()
         self._wake = asyncio.Event()
         self._closing = False
         self._state = TrailState(healthy=False, reason="not started", since=clock.now())
-        self._head: Head | None = None
-        # What a commit of unknown outcome tried to write: the store may rightly end at one of these.
-        self._attempted: tuple[TrailRecord, ...] = ()
         self._refused = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -148,16 +115,9 @@ class Trail:
 
         """
         try:
-            await self._store.open()
-            self._head = await self._store.head()
-            if self._head is None:
-                await self._begin()
-            else:
-                self._refuse_another_key(self._head)
-            if self._head is not None:
-                await self._checkpoints.sign(self._head)
+            await self._checkpoints.sign(await self._writer.open(key=self._key, named=self._checkpoints.file.name))
         except BaseException:
-            await self._store.aclose()
+            await self._writer.aclose()
             raise
         self._set_state(healthy=True, reason="")
         self._task = asyncio.create_task(self._run())
@@ -179,7 +139,7 @@ class Trail:
             message = "too many events wait for the audit trail"
             raise AuditUnavailableError(message)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending.append(_Pending(event, _milliseconds(self._clock), done))
+        self._pending.append(_Pending(event, milliseconds(self._clock), done))
         self._wake.set()
         await done
 
@@ -197,7 +157,7 @@ class Trail:
         finally:
             self._fail_pending(_CLOSED)
             self._set_state(healthy=False, reason=_CLOSED)
-            await self._store.aclose()
+            await self._writer.aclose()
 
     async def _run(self) -> None:
         """Own the chain until the trail closes and nothing waits."""
@@ -218,12 +178,12 @@ class Trail:
             await self._probe()
             return
         if not self._pending:
-            await self._wait(self._checkpoints.seconds_until_due(self._head))
+            await self._wait(self._checkpoints.seconds_until_due(self._writer.head))
         batch = [self._pending.popleft() for _ in range(min(MAX_COMMIT, len(self._pending)))]
         self._metrics.audit_pending(len(self._pending))
         if batch:
             await self._commit_batch(batch)
-        if self._checkpoints.seconds_until_due(self._head) <= 0:
+        if self._checkpoints.seconds_until_due(self._writer.head) <= 0:
             await self._checkpoint()
 
     async def _wait(self, seconds: float) -> None:
@@ -237,8 +197,7 @@ class Trail:
 
     async def _commit_batch(self, batch: list[_Pending]) -> None:
         try:
-            records = self._chain([(pending.event, pending.time_ms) for pending in batch])
-            await self._commit(records)
+            await self._writer.write([(pending.event, pending.time_ms) for pending in batch])
         except AuditUnavailableError as error:
             self._settle(batch, error.detail)
             self._fail(error.detail)
@@ -248,100 +207,35 @@ class Trail:
         else:
             self._settle(batch, None)
 
-    async def _commit(self, records: Sequence[TrailRecord]) -> None:
-        started = self._clock.monotonic()
-        self._attempted = tuple(records)
-        try:
-            async with asyncio.timeout(self._commit_seconds):
-                await self._store.commit(records)
-        except TimeoutError:
-            message = f"the audit trail took more than {self._commit_seconds:g} s for one commit"
-            raise AuditUnavailableError(message) from None
-        last, first = records[-1], self._head.first if self._head else records[0].body
-        self._head = Head(trail_id=last.trail_id, seq=last.seq, hash=last.hash, first=first)
-        self._attempted = ()
-        self._metrics.audit_commit(kinds=[record.kind for record in records], seconds=self._clock.monotonic() - started)
-
-    def _chain(self, events: Sequence[tuple[AuditEvent, int]]) -> list[TrailRecord]:
-        """Return the records of `events`, chained to the head, which stays where it is."""
-        if self._head is None:
-            message = "the audit trail has no beginning"
-            raise AuditUnavailableError(message)
-        trail_id, seq, prev = self._head.trail_id, self._head.seq, self._head.hash
-        records: list[TrailRecord] = []
-        for event, time_ms in events:
-            seq += 1
-            records.append(_record(event, trail_id=trail_id, seq=seq, prev=prev, time_ms=time_ms))
-            prev = records[-1].hash
-        return records
-
-    async def _begin(self) -> None:
-        """Write record 1, which repeats in clear what the chain's beginning is computed from."""
-        created = _milliseconds(self._clock)
-        trail_id = secrets.token_hex(TRAIL_ID_BYTES)
-        verifier = self._key.verifier
-        event = AuditEvent(
-            kind=EventKind.CHECKPOINT,
-            outcome=Outcome.SUCCESS,
-            reason="genesis",
-            details={"created_ms": created, "key": verifier.text},
-        )
-        genesis = genesis_hash(trail_id=trail_id, created_ms=created, public_key=verifier.public_key)
-        await self._commit([_record(event, trail_id=trail_id, seq=1, prev=genesis, time_ms=created)])
-
-    def _refuse_another_key(self, head: Head) -> None:
-        begun_with = json.loads(head.first).get("details", {}).get("key", "")
-        if begun_with != self._key.verifier.text:
-            message = (
-                f"the audit trail was begun with checkpoint key {clean(str(begun_with))!r}, and the key file holds "
-                f"{self._key.verifier.text!r}; restore the key file, or move the database and "
-                f"{self._checkpoints.file.name} away together to begin a new trail"
-            )
-            raise SettingsInvalidError(message)
-
     async def _probe(self) -> None:
         """Try to write a real record, which says how long nothing could be written."""
         outage = self._state
         try:
-            async with asyncio.timeout(self._commit_seconds):
-                found = await self._store.head()
-            self._head = self._expected(found)
-            self._attempted = ()
+            await self._writer.find_end()
             event = AuditEvent(
                 kind=EventKind.CHECKPOINT,
                 outcome=Outcome.FAILURE,
                 reason="recovered",
                 details={"failed_since": rfc3339(int(outage.since * 1000)), "refused_events": self._refused},
             )
-            await self._commit(self._chain([(event, _milliseconds(self._clock))]))
-        except (AuditUnavailableError, TimeoutError) as error:
+            await self._writer.write([(event, milliseconds(self._clock))])
+        except AuditUnavailableError as error:
             self._metrics.audit_failure()
-            if isinstance(error, AuditUnavailableError):
-                self._set_state(healthy=False, reason=error.detail)
+            self._set_state(healthy=False, reason=error.detail)
             return
         self._refused = 0
         self._set_state(healthy=True, reason="")
         _LOG.warning("audit_recovered", failed_since=rfc3339(int(outage.since * 1000)))
 
-    def _expected(self, found: Head | None) -> Head:
-        """Return `found` if the chain may go on there: at our head, or at a record whose fate was unknown."""
-        known = {(record.seq, record.hash) for record in self._attempted}
-        if self._head is not None:
-            known.add((self._head.seq, self._head.hash))
-        if found is None or (found.seq, found.hash) not in known:
-            message = "the audit trail in the store does not end where it was left; run `broker audit verify`"
-            raise AuditUnavailableError(message)
-        return found
-
     async def _checkpoint(self) -> None:
         """Sign where the chain ends now. A failure is loud and tried again later; no caller is refused for it."""
-        if self._head is None or not self._state.healthy:
+        if self._writer.head is None or not self._state.healthy:
             return
         try:
-            await self._checkpoints.sign(self._head)
+            await self._checkpoints.sign(self._writer.head)
         except AuditUnavailableError as error:
             self._metrics.audit_failure()
-            self._checkpoints.postpone(self._head)
+            self._checkpoints.postpone(self._writer.head)
             _LOG.error("checkpoint_failed", reason=error.detail)
 
     def _fail(self, reason: str) -> None:
@@ -370,21 +264,3 @@ class Trail:
     def _set_state(self, *, healthy: bool, reason: str) -> None:
         since = self._state.since if healthy == self._state.healthy else self._clock.now()
         self._state = TrailState(healthy, reason, since)
-
-
-def _record(event: AuditEvent, *, trail_id: str, seq: int, prev: bytes, time_ms: int) -> TrailRecord:
-    body = canonical(event, trail_id=trail_id, seq=seq, prev=prev.hex(), time=rfc3339(time_ms))
-    return TrailRecord(
-        trail_id=trail_id,
-        seq=seq,
-        time_ms=time_ms,
-        kind=event.kind.value,
-        outcome=event.outcome.value,
-        identity=clean(event.identity),
-        body=body,
-        hash=record_hash(prev=prev, seq=seq, body=body),
-    )
-
-
-def _milliseconds(clock: Clock) -> int:
-    return int(clock.now() * 1000)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker.audit.chain import TrailRecord
-from broker.audit.trail import TrailStore
+from broker.audit.writer import TrailStore
 from broker.errors import AuditUnavailableError, BrokerError, SettingsInvalidError
 from broker.store.sqlite import SqliteTrailStore
 from broker.store.sqlite_reader import SqliteTrailReader
