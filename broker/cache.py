@@ -11,7 +11,7 @@ import itertools
 import math
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from broker.clock import Clock
@@ -20,12 +20,15 @@ from broker.metrics import Metrics, Outlook
 from broker.reference import Source
 from broker.refusals import Refusals
 from broker.remembered import Cached, Clocks, Entry, Fetch, Memory
+from broker.secret import Reading
 
 # A refresh may start in the last tenth of the fresh time, at a moment drawn for each entry, so that what
 # was read together at the start of a thousand agents is not read together again.
 _EARLY: Final = 0.1
 # How often it is looked whether something is due, and how long a refresh behind waits after a failure at least.
 _REFRESH_STEP: Final = 0.5
+# Nobody can have a source read more often than this by what is said about it.
+_YOUNGEST: Final = 1.0
 _RETRY_BEHIND: Final = 5.0
 # Entries that are looked at in one go, which takes less than a millisecond.
 _OUTLOOK_STEP: Final = 500
@@ -209,7 +212,11 @@ class Cache:
             ahead = self._clock.now() - steady
             for source, entry in entries[start : start + _OUTLOOK_STEP]:
                 if entry.lasts_until > steady and source.scheme in found:
-                    found[source.scheme].add(end=entry.lasts_until + ahead, created_at=entry.reading.created_at)
+                    found[source.scheme].add(
+                        end=entry.lasts_until + ahead,
+                        created_at=entry.reading.created_at,
+                        overdue=entry.reading.is_overdue(steady + ahead),
+                    )
             await asyncio.sleep(0)
         return found
 
@@ -280,6 +287,7 @@ class Cache:
             return self._failed(source, flight, error)
         finally:
             self._metrics.fetched(provider=source.scheme, seconds=max(0.0, self._clock.monotonic() - born))
+        reading = _shortened(reading, fetched_at)
         dies = math.inf if reading.not_after is None else born + reading.not_after - fetched_at
         entry = Entry(
             reading=reading,
@@ -314,6 +322,15 @@ class Cache:
 
     def _report(self, evicted: int = 0) -> None:
         self._metrics.cache_size(entries=len(self._memory), size=self._memory.size, evicted=evicted)
+
+
+def _shortened(reading: Reading, fetched_at: float) -> Reading:
+    """Return `reading` with the end that its owner gives it, if that comes first."""
+    max_age = reading.facts.max_age
+    if max_age is None:
+        return reading
+    end = fetched_at + max(max_age, _YOUNGEST)
+    return replace(reading, not_after=end if reading.not_after is None else min(end, reading.not_after))
 
 
 def _landed(flight: _Flight) -> Entry:

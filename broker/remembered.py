@@ -98,7 +98,9 @@ class Entry:
     @property
     def refresh_at(self) -> float:
         """Return the steady time from which it is read again if somebody asked; never when nothing is ever fresh."""
-        return self.born + self.clocks.fresh_for * self.early if self.clocks.fresh_for > 0 else math.inf
+        max_age = self.reading.facts.max_age
+        fresh_for = self.clocks.fresh_for if max_age is None else min(self.clocks.fresh_for, max_age)
+        return self.born + fresh_for * self.early if fresh_for > 0 else math.inf
 
     @property
     def outdated(self) -> bool:

@@ -16,13 +16,16 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
-from broker.policy.decision import Allow, Deny
+from broker.policy.decision import Allow, Deny, DenyReason
 from broker.reference import Reference
 from broker.remembered import Cached, LeaseFacts
 from broker.secret import SecretValue
 
 WITHHELD: Final = "withheld"
 _MAX_DERIVED: Final = 1024
+TOO_OLD_CODE: Final = "secret_too_old"
+# Told only to those whom policy allows the reference: the secret is there, and has not been rotated for too long.
+TOO_OLD_DETAIL: Final = "the secret is older than policy allows for you, or nobody knows how old; have it rotated"
 DENIED_CODE: Final = "reference_denied"
 # One text for every refusal: it must not tell whether the secret exists, nor which rule said no.
 DENIED_DETAIL: Final = "policy does not give you this reference"
@@ -140,6 +143,30 @@ def denied_item(text: str, reference: Reference, decision: Deny, scheme: str) ->
     return Item(scheme, refused, record)
 
 
+def too_old(decision: Allow, cached: Cached, now: float) -> bool:
+    """Tell whether the secret is older than the decision allows at the wall time `now`; so is one of unknown age."""
+    if decision.younger_than is None:
+        return False
+    # What is leased was made for its asker, when it was fetched.
+    written = cached.fetched_at if cached.lease is not None else cached.reading.created_at
+    return written is None or now - written >= decision.younger_than
+
+
+def too_old_item(text: str, reference: Reference, decision: Allow, cached: Cached, scheme: str) -> Item:
+    """Return the item of an allowed reference whose secret is too old."""
+    refused = Refused(reference=text, status=Status.DENIED, code=TOO_OLD_CODE, detail=TOO_OLD_DETAIL)
+    record = ReferenceRecord(
+        reference=reference.text,
+        status=refused.status,
+        reason=DenyReason.AGE,
+        rule=decision.rule,
+        version=cached.reading.version or "",
+        owner=cached.reading.facts.owner,
+        classification=cached.reading.facts.classification,
+    )
+    return Item(scheme, refused, record)
+
+
 def failed_item(text: str, reference: Reference, decision: Allow, scheme: str, error: FetchError) -> Item:
     """Return the item of an allowed reference that gave no value."""
     status, reason = _status_of(error)
@@ -182,6 +209,8 @@ def granted_item(text: str, reference: Reference, decision: Allow, cached: Cache
         version=granted.version or "",
         fingerprint=fingerprints.of(granted.value),
         upstream_request=cached.reading.upstream_request or "",
+        owner=cached.reading.facts.owner,
+        classification=cached.reading.facts.classification,
     )
     item = Item(reference.source.scheme, granted, record)
     if len(cached.derived) < _MAX_DERIVED:

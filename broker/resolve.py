@@ -29,6 +29,8 @@ from broker.resolution import (
     granted_item,
     malformed_item,
     resolution_of,
+    too_old,
+    too_old_item,
 )
 from broker.sources import Freshness, Sources
 from broker.trace_context import audit_details
@@ -96,7 +98,8 @@ class ResolveReferences:
         readings = await self._sources.read(
             decisions, _freshness(parsed, max_age, min_versions), Asker(peer=peer, context=asker.context)
         )
-        items = [self._item(text, parsed[text], decisions, readings) for text in texts]
+        now = asker.context.now
+        items = [self._item(text, parsed[text], decisions, readings, now=now) for text in texts]
         resolution = resolution_of(items, require)
         await self._record(asker, items, resolution)
         return resolution
@@ -135,6 +138,8 @@ class ResolveReferences:
         reference: _Parsed,
         decisions: Mapping[Reference, Decision],
         readings: Mapping[Source, Cached | FetchError],
+        *,
+        now: float,
     ) -> Item:
         if isinstance(reference, MalformedReferenceError):
             return malformed_item(text, reference)
@@ -143,6 +148,8 @@ class ResolveReferences:
             return denied_item(text, reference, decision, self._sources.label_of(reference))
         reading = readings[reference.source]
         if isinstance(reading, Cached):
+            if decision.younger_than is not None and too_old(decision, reading, now):
+                return too_old_item(text, reference, decision, reading, self._sources.label_of(reference))
             try:
                 return granted_item(text, reference, decision, reading, self._fingerprints)
             except FetchError as error:

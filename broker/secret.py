@@ -185,6 +185,29 @@ class Lease:
     renewable: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What its owner says about a secret, with durations in seconds.
+
+    Attributes:
+        owner: Who answers for it.
+        classification: How much harm it can do, in the owner's words.
+        max_age: How long a value may serve after its reading, stale or not.
+        rotation_age: How old a version may grow before it had to be rotated.
+        overlap: How long the previous version goes on counting after a new one was written.
+
+    """
+
+    owner: str = ""
+    classification: str = ""
+    max_age: float | None = None
+    rotation_age: float | None = None
+    overlap: float | None = None
+
+
+NO_FACTS: Final = Facts()
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One consistent read of a source, and what may be told about it.
@@ -196,6 +219,7 @@ class Reading:
         upstream_request: The source's id of the read, which joins our audit trail with its own.
         created_at: Wall time (seconds) at which this version was written, None where the source does not say.
         lease: What was made for this one read, None when others may be given the same.
+        facts: What its owner says about it.
 
     """
 
@@ -205,3 +229,10 @@ class Reading:
     upstream_request: str | None = None
     created_at: float | None = None
     lease: Lease | None = None
+    facts: Facts = NO_FACTS
+
+    def is_overdue(self, now: float) -> bool:
+        """Tell whether its owner wanted it rotated before the wall time `now`."""
+        if self.created_at is None or self.facts.rotation_age is None:
+            return False
+        return now - self.created_at > self.facts.rotation_age

@@ -17,7 +17,10 @@ from broker.escape import clean
 
 MAX_REFERENCE_CHARACTERS: Final = 1024
 MAX_INTEGER: Final = 2**53 - 1
-_REFERENCE_MEMBERS: Final = ("reference", "status", "reason", "rule", "version", "fingerprint", "upstream_request")
+_REFERENCE_MEMBERS: Final = (
+    *("reference", "status", "reason", "rule", "version"),
+    *("fingerprint", "upstream_request", "owner", "classification"),
+)
 _QUOTE: Final = json.encoder.encode_basestring
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
@@ -58,6 +61,8 @@ class ReferenceRecord:
         version: The source's name of what was read.
         fingerprint: A keyed hash of the value.
         upstream_request: The source's own id of the read.
+        owner: Who answers for the secret, in its own metadata.
+        classification: How much harm it can do, in its own metadata.
         json: Its canonical form, made here once: the same answer is recorded again and again.
 
     """
@@ -69,6 +74,8 @@ class ReferenceRecord:
     version: str = ""
     fingerprint: str = ""
     upstream_request: str = ""
+    owner: str = ""
+    classification: str = ""
     json: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

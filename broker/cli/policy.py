@@ -173,6 +173,8 @@ def _print(explanation: Explanation, *, identity: str, reference: Reference) -> 
 def _verdict(decision: Decision) -> str:
     if isinstance(decision, Allow):
         clocks = f"fresh for {decision.fresh_for:g} s, stale up to {decision.max_stale:g} s"
+        if decision.younger_than is not None:
+            clocks += f", if the secret is younger than {decision.younger_than:g} s"
         return f"ALLOWED by rule {decision.rule!r} ({clocks})"
     rule = "" if decision.rule is None else f" by rule {decision.rule!r}"
     return f"DENIED: {decision.reason.value}{rule}"

@@ -30,6 +30,8 @@ class Conditions:
         days: The day of the week now, UTC, Monday being 0.
         token: A token was presented.
         environments: The environment of the identity is one of them.
+        younger_than: Seconds since the secret was written, at most. No part of `hold`: it is asked of what was read,
+            when everything else holds, so that nobody learns from it what policy does not give at all.
 
     """
 
@@ -38,6 +40,7 @@ class Conditions:
     days: tuple[int, ...] | None = None
     token: bool = False
     environments: tuple[str, ...] | None = None
+    younger_than: float | None = None
 
     def hold(self, context: Context, *, environment: str | None) -> bool | None:
         """Tell whether all conditions hold; None when that depends on one which can't be evaluated."""

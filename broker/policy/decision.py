@@ -18,6 +18,7 @@ class DenyReason(StrEnum):
     CONDITION = "condition"
     ENVIRONMENT = "environment"
     SCOPE = "scope"
+    AGE = "age"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +39,15 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """The reference may be resolved; `rule` is its name, the clocks are in seconds."""
+    """The reference may be resolved; `rule` is its name, the clocks are in seconds.
+
+    With `younger_than` (seconds) it may be resolved only if the secret that is read was written less than that ago.
+    """
 
     rule: str
     fresh_for: float
     max_stale: float
+    younger_than: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,4 +86,7 @@ def _outcome(rule: Rule, subject: Subject | None, reference: Reference, context:
 def _conditions(rule: Rule, subject: Subject, context: Context) -> str:
     words = {True: "holds", False: "does not hold", None: "can not be evaluated"}
     answers = rule.conditions.answers(context, environment=subject.environment)
-    return ", ".join(f"{name} {words[answer]}" for name, answer in answers.items())
+    told = [f"{name} {words[answer]}" for name, answer in answers.items()]
+    if rule.conditions.younger_than is not None:
+        told.append(f"younger_than {rule.conditions.younger_than / 86_400:g} days is asked of the secret that is read")
+    return ", ".join(told)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, mode
 from pydantic_core import PydanticCustomError
 
 from broker import strict_yaml
+from broker.duration import parse_duration
 from broker.errors import MalformedPatternError
 from broker.identity import IdentityKind
 from broker.pattern import Pattern, parse_pattern
@@ -22,10 +23,7 @@ EVERYONE: Final = "*"
 # The type of the errors whose text is this module's own.
 REFUSAL: Final = "policy"
 _MAX_NETWORKS: Final = 256
-_MAX_DURATION: Final = 365 * 86_400
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
-_DURATION: Final = re.compile(r"0|([1-9][0-9]{0,8})([smhd])", re.ASCII)
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _MAX_RULE_NAME: Final = 200
 
 
@@ -68,14 +66,11 @@ def _rule_name(value: object) -> str:
     return text
 
 
-def _duration(value: object) -> float:
-    match = _DURATION.fullmatch(_text(value))
-    if match is None:
-        _refuse("no duration; write a whole number with its unit, such as 30s, 5m, 1h, 1d, or 0")
-    seconds = 0 if match[1] is None else int(match[1]) * _UNITS[match[2]]
-    if seconds > _MAX_DURATION:
-        _refuse("longer than 365d; shorten it")
-    return float(seconds)
+def _age(value: object) -> float:
+    seconds = _parsed(parse_duration, value)
+    if seconds <= 0:
+        _refuse("an age of 0, which no secret has; write a longer one, such as 90d")
+    return seconds
 
 
 def _recipient(value: object) -> str:
@@ -103,7 +98,7 @@ def _required(value: object) -> bool:
 
 Name = Annotated[str, PlainValidator(_name)]
 RuleName = Annotated[str, PlainValidator(_rule_name)]
-Duration = Annotated[float, PlainValidator(_duration)]
+Duration = Annotated[float, PlainValidator(partial(_parsed, parse_duration))]
 PatternField = Annotated[Pattern, PlainValidator(partial(_parsed, parse_pattern))]
 NetworkField = Annotated[Network, PlainValidator(partial(_parsed, parse_network))]
 Day = Annotated[int, PlainValidator(partial(_parsed, parse_day))]
@@ -155,6 +150,7 @@ class WhenModel(_Part):
     days: Annotated[tuple[Day, ...], AfterValidator(_not_empty)] | None = None
     token: Annotated[bool, PlainValidator(_required)] = False
     environment: Annotated[tuple[Name, ...], AfterValidator(_not_empty)] | None = None
+    younger_than: Annotated[float, PlainValidator(_age)] | None = None
 
     def conditions(self) -> Conditions:
         """Return the conditions in the form in which they are asked."""
@@ -164,6 +160,7 @@ class WhenModel(_Part):
             days=self.days,
             token=self.token,
             environments=self.environment,
+            younger_than=self.younger_than,
         )
 
 
@@ -184,6 +181,8 @@ class RuleModel(_Part):
             _refuse("a rule needs exactly one of allow and deny")
         if self.deny is not None and not (self.fresh_for is None and self.max_stale is None):
             _refuse("a deny rule takes no fresh_for and no max_stale: nothing is served by it; remove them")
+        if self.deny is not None and self.when.younger_than is not None:
+            _refuse("a deny rule takes no younger_than: policy refuses before it reads; put it in the allow rule")
         if self.deny is None and EVERYONE in self.to:
             _refuse('an allow rule names its identities; "*" is for deny rules')
         if EVERYONE in self.to and len(self.to) > 1:

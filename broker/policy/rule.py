@@ -1,5 +1,6 @@
 """One rule of a policy, and what the rules say about one subject and one reference."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -94,11 +95,19 @@ def _allowed_by(rules: Sequence[Rule]) -> Decision:
     """Return what allow rules that all count decide together: the first gives the name, the shortest the clocks."""
     if not rules:
         return Deny(DenyReason.NO_RULE)
+    # One rule is enough, so that of the ages the widest counts, and the rule that has it.
+    widest = max(rules, key=_age_limit)
     return Allow(
-        rule=rules[0].name,
+        rule=widest.name,
         fresh_for=min(rule.fresh_for for rule in rules),
         max_stale=min(rule.max_stale for rule in rules),
+        younger_than=widest.conditions.younger_than,
     )
+
+
+def _age_limit(rule: Rule) -> float:
+    younger_than = rule.conditions.younger_than
+    return math.inf if younger_than is None else younger_than
 
 
 def within_scope(reference: Reference, context: Context) -> bool:

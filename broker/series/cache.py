@@ -22,6 +22,7 @@ class Outlook:
         usable: How many can still be used.
         next_end: When the first of them can't be used any more.
         last_end: When the last of them can't.
+        overdue: How many are older than their owners want them to grow.
         oldest: When the oldest of the secret versions was written, None where no back end says so.
 
     """
@@ -30,9 +31,11 @@ class Outlook:
     next_end: float = math.inf
     last_end: float = -math.inf
     oldest: float | None = None
+    overdue: int = 0
 
-    def add(self, *, end: float, created_at: float | None) -> None:
+    def add(self, *, end: float, created_at: float | None, overdue: bool = False) -> None:
         """Count one source that can be used until `end`."""
+        self.overdue += overdue
         self.usable += 1
         self.next_end = min(self.next_end, end)
         self.last_end = max(self.last_end, end)
@@ -80,6 +83,12 @@ class CacheSeries:
             ["provider"],
             registry=registry,
         )
+        self._overdue = Gauge(
+            "broker_secrets_overdue",
+            "Secrets in use that are older than the rotation_age in their metadata.",
+            ["provider"],
+            registry=registry,
+        )
 
     def expect_cache(self) -> None:
         """Let the counters begin at 0."""
@@ -108,4 +117,5 @@ class CacheSeries:
             self._cache_usable.labels(provider).set(one.usable)
             self._cache_next_end.labels(provider).set(one.next_end if one.usable else math.nan)
             self._cache_last_end.labels(provider).set(one.last_end if one.usable else math.nan)
+            self._overdue.labels(provider).set(one.overdue)
             self._oldest_secret.labels(provider).set(math.nan if one.oldest is None else one.oldest)

@@ -84,6 +84,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "request_refused": Problem(400, "The request is refused"),
     "route_unknown": Problem(404, "There is nothing here"),
     "secret_missing": Problem(404, "A secret is missing"),
+    "secret_too_old": Problem(403, "A secret is too old"),
     "secret_unusable": Problem(422, "A secret can't be handed out"),
     "source_unavailable": Problem(503, "A source can't answer now"),
     "state_unavailable": Problem(503, "The state can't be made durable"),
@@ -95,6 +96,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
 WORST_FIRST: Final = (
     "reference_malformed",
     "reference_denied",
+    "secret_too_old",
     "upstream_denied",
     "secret_missing",
     "secret_unusable",

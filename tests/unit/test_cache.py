@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from broker.errors import (
 )
 from broker.providers.vault.breaker import BreakerOpenError
 from broker.reference import Source
+from broker.secret import Facts, Reading
 from tests.fakes import START, FakeClock, FakeProvider, fake_metrics, text_reading
 
 KEY = Source("vault", "secret/app")
@@ -551,3 +553,56 @@ async def test_a_refusal_met_behind_drops_the_value_at_once(bench: Bench) -> Non
     await settle()
     with pytest.raises(UpstreamDeniedError):
         await bench.value()
+
+
+def owned(text: str, **facts: float) -> Reading:
+    return replace(text_reading(text), facts=Facts(**facts))
+
+
+async def test_its_owners_max_age_ends_both_clocks(bench: Bench) -> None:
+    bench.provider.sources[KEY.path] = owned("one", max_age=60.0)
+    cached = await bench.cache.get(KEY, fetch=bench.provider.fetch, **CLOCKS)
+    assert (cached.fresh_until, cached.stale_until) == (START + 60, START + 60)
+    bench.says(SourceUnavailableError("down"))
+    bench.clock.advance(59)
+    assert await bench.value() == ("one", False)
+    bench.clock.advance(1)
+    with pytest.raises(SourceUnavailableError):
+        await bench.value()
+
+
+async def test_what_has_a_max_age_is_read_again_behind_before_that_ends(bench: Bench) -> None:
+    bench.cache._random = lambda: 0.5
+    bench.provider.sources[KEY.path] = owned("one", max_age=60.0)
+    await bench.value()
+    await bench.value()
+    bench.says("two")
+    bench.clock.advance(59)
+    bench.cache.refresh_due()
+    await settle()
+    assert bench.reads == 2
+    assert await bench.value() == ("two", False)
+
+
+async def test_a_max_age_never_loosens_what_policy_says(bench: Bench) -> None:
+    bench.provider.sources[KEY.path] = owned("one", max_age=99_999.0)
+    cached = await bench.cache.get(KEY, fetch=bench.provider.fetch, **CLOCKS)
+    assert (cached.fresh_until, cached.stale_until) == (START + 300, START + 3600)
+
+
+async def test_a_max_age_of_zero_is_a_second(bench: Bench) -> None:
+    bench.provider.sources[KEY.path] = owned("one", max_age=0.0)
+    await bench.value()
+    bench.clock.advance(0.5)
+    await bench.value()
+    assert bench.reads == 1
+
+
+async def test_what_should_have_been_rotated_is_counted(bench: Bench) -> None:
+    bench.provider.sources[KEY.path] = replace(owned("one", rotation_age=100.0), created_at=START - 99)
+    bench.provider.sources[OTHER.path] = replace(text_reading("other"), created_at=START - 99_999)
+    await bench.value()
+    await bench.value(OTHER)
+    assert (await bench.cache.outlook(["vault"]))["vault"].overdue == 0
+    bench.clock.advance(2)
+    assert (await bench.cache.outlook(["vault"]))["vault"].overdue == 1

@@ -149,7 +149,7 @@ async def test_a_refresh_behind_that_meets_a_deletion_or_a_denial_drops_the_valu
     await bench.value()
     await bench.value()
     bench.says(error)
-    bench.clock.advance(299)
+    bench.clock.advance(300)
     await bench.let_read()
     assert bench.provider.fetched == [KEY, KEY]
     bench.says(SourceUnavailableError("down"))
@@ -162,7 +162,7 @@ async def test_a_refresh_behind_that_meets_an_outage_keeps_the_value(bench: Benc
     await bench.value()
     await bench.value()
     bench.says(SourceUnavailableError("down"))
-    bench.clock.advance(299)
+    bench.clock.advance(300)
     await bench.let_read()
     assert bench.provider.fetched == [KEY, KEY]
     assert await bench.value() == ("one", False)

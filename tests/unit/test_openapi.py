@@ -131,7 +131,8 @@ def test_every_error_class_that_can_leave_has_a_line_in_the_table() -> None:
         if isinstance(kind, type) and issubclass(kind, BrokerError) and "code" in vars(kind)
     ]
     assert {kind.code for kind in classes} - NOT_OVER_HTTP | {str(code) for code in WebCode} | {
-        "reference_denied"
+        "reference_denied",
+        "secret_too_old",
     } == set(PROBLEMS)
     assert NOT_OVER_HTTP & set(PROBLEMS) == set()
 

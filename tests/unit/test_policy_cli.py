@@ -102,6 +102,7 @@ def test_explain_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert answer["decision"] == {
         "allowed": True,
         "rule": "the shipper reads its own credentials",
+        "younger_than": None,
         "fresh_for": 300.0,
         "max_stale": 3600.0,
     }

@@ -372,3 +372,27 @@ def test_only_named_identities_are_administrators() -> None:
     assert not subject.administers(peer("host.example"))
     assert not subject.administers(peer("spiffe://nobody.example/a"))
     assert not subject.administers(peer("spiffe://two.example/b/a")), "two entries match, so nobody knows who it is"
+
+
+def test_the_age_is_left_to_be_asked_of_what_is_read() -> None:
+    subject = policy('allow: ["env:A"], to: [shipper], when: {younger_than: 90d}')
+    assert decide(subject, "env:A") == Allow("rule 1", 300, 3600, younger_than=90 * 86_400)
+
+
+def test_a_condition_that_does_not_hold_refuses_before_the_age_is_asked() -> None:
+    subject = policy('allow: ["env:A"], to: [shipper], when: {younger_than: 90d, networks: [10.0.0.0/8]}')
+    assert decide(subject, "env:A") == Deny(DenyReason.CONDITION)
+
+
+def test_of_several_allow_rules_the_widest_age_counts() -> None:
+    young = 'allow: ["env:A"], to: [shipper], when: {younger_than: 1d}, fresh_for: 1m'
+    older = 'allow: ["env:A"], to: [shipper], when: {younger_than: 9d}'
+    ageless = 'allow: ["env:*"], to: [shipper]'
+    assert decide(policy(young, older), "env:A") == Allow("rule 2", 60, 3600, younger_than=9 * 86_400)
+    assert decide(policy(young, ageless, older), "env:A") == Allow("rule 2", 60, 3600)
+
+
+def test_two_rules_that_differ_in_age_alone_stay_two() -> None:
+    both = ('allow: ["env:A"], to: [shipper], when: {younger_than: 1d}', 'allow: ["env:A"], to: [shipper]')
+    assert decide(policy(*both), "env:A") == Allow("rule 2", 300, 3600)
+    assert decide(policy(*reversed(both)), "env:A") == Allow("rule 1", 300, 3600)

@@ -272,3 +272,16 @@ def test_a_deny_rule_may_name_an_administrator() -> None:
     )
     head = HEAD + '  other: {dns: "other.example"}\n'
     assert parse.parse_policy(f"{head}administrators: [shipper]\n{rules}").administrators == ("shipper",)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("allow: [env:A]\n    when: {younger_than: 90}", "no duration"),
+        ("allow: [env:A]\n    when: {younger_than: 0}", "an age of 0"),
+        ("allow: [env:A]\n    when: {younger_than: 366d}", "longer than 365d"),
+        ("deny: [env:A]\n    when: {younger_than: 90d}", "a deny rule takes no younger_than"),
+    ],
+)
+def test_an_age_that_says_nothing_is_refused(rule: str, words: str) -> None:
+    assert words in refused(f"{HEAD}rules:\n  - name: first\n    to: [shipper]\n    {rule}\n").detail

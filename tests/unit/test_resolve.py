@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -27,11 +28,12 @@ from broker.pattern import parse_pattern
 from broker.policy.decision import Allow
 from broker.resolution import DENIED_DETAIL, Granted, Refused, Require, Resolution
 from broker.resolve import ResolveReferences
-from broker.secret import Reading, SecretDocument
+from broker.secret import Facts, Reading, SecretDocument
 from broker.sources import Sources
 from broker.throttle import Throttle
 from broker.tokens import TokenClaims
 from tests.fakes import (
+    START,
     FakeClock,
     FakeFingerprints,
     FakePolicy,
@@ -436,3 +438,54 @@ async def test_an_identity_that_asks_in_a_loop_is_slowed_and_named_in_the_trail_
     assert bench.metrics.registry.get_sample_value("broker_throttled_requests_total") == 50
     assert len(bench.vault.fetched) == 1
     await bench.ask(KEY, peer=fake_peer("spiffe://prod.example/other"))
+
+
+YOUNG = Allow("read young", 300.0, 3600.0, younger_than=86_400.0)
+
+
+def written(seconds_ago: float | None, **fields: str) -> Reading:
+    created_at = None if seconds_ago is None else START - seconds_ago
+    facts = Facts(owner="team-a", classification="high")
+    return replace(fields_reading(**fields), created_at=created_at, facts=facts)
+
+
+async def test_a_secret_younger_than_policy_wants_is_handed_out(bench: Bench) -> None:
+    bench.policy.allowed = {"vault:secret/app": YOUNG}
+    bench.vault.sources["secret/app"] = written(86_399, key=CANARY)
+    assert (await bench.ask(KEY)).complete
+
+
+@pytest.mark.parametrize("seconds_ago", [86_400, None], ids=["too old", "of unknown age"])
+async def test_a_secret_too_old_or_of_unknown_age_is_denied_to_who_may_know(
+    bench: Bench, seconds_ago: float | None
+) -> None:
+    bench.policy.allowed = {"vault:secret/app": YOUNG}
+    bench.vault.sources["secret/app"] = written(seconds_ago, key=CANARY)
+    resolution = await bench.ask(KEY)
+    [refused] = resolution.results
+    assert (refused.status, refused.code) == ("denied", "secret_too_old")
+    [record] = bench.trail.events[0].references
+    assert (record.reason, record.rule, record.owner, record.fingerprint) == ("age", "read young", "team-a", "")
+
+
+async def test_a_secret_grows_too_old_while_it_is_remembered(bench: Bench) -> None:
+    bench.policy.allowed = {"vault:secret/app": YOUNG}
+    bench.vault.sources["secret/app"] = written(86_390, key=CANARY)
+    assert (await bench.ask(KEY)).complete
+    bench.clock.advance(10)
+    assert (await bench.ask(KEY)).results[0].code == "secret_too_old"
+    assert len(bench.vault.fetched) == 1
+
+
+async def test_the_age_tells_nothing_to_who_has_no_rule(bench: Bench) -> None:
+    bench.policy.allowed = {}
+    bench.vault.sources["secret/app"] = written(99_999_999, key=CANARY)
+    assert (await bench.ask(KEY)).results[0].code == "reference_denied"
+    assert bench.vault.fetched == []
+
+
+async def test_owner_and_classification_are_on_record(bench: Bench) -> None:
+    bench.vault.sources["secret/app"] = written(1, key=CANARY)
+    await bench.ask(KEY)
+    [record] = bench.trail.events[0].references
+    assert (record.owner, record.classification) == ("team-a", "high")

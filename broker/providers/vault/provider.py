@@ -18,6 +18,7 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
+from broker.logs import EventLogger
 from broker.providers.base import Extension, Grip, Parent, ProviderTools
 from broker.providers.vault.adapter import make_client
 from broker.providers.vault.answers import (
@@ -31,6 +32,7 @@ from broker.providers.vault.answers import (
 )
 from broker.providers.vault.budget import RateGates
 from broker.providers.vault.clocks import ClockComparison
+from broker.providers.vault.custom_metadata import read_facts
 from broker.providers.vault.engines import call_of, check_heeded, engine_error
 from broker.providers.vault.known import KnownSources
 from broker.providers.vault.leasing import StoreLeases
@@ -41,6 +43,8 @@ from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.transport import StoreTransport
 from broker.reference import Source
 from broker.secret import Reading, SecretDocument
+
+_LOG: Final = EventLogger("broker.providers.vault")
 
 __all__ = ["VaultProvider", "VaultSettings"]
 
@@ -340,12 +344,17 @@ class VaultProvider:
             message = f"the secret is larger than {self._limit} bytes"
             raise SecretUnusableError(message)
         request = document.get("request_id")
+        facts, unreadable = read_facts(metadata.get("custom_metadata") if metadata else None)
+        if unreadable:
+            # References are shown at debug alone. The store's audit log knows the request by its id.
+            _LOG.warning("custom_metadata_unreadable", names=", ".join(unreadable), upstream_request=str(request))
         return Reading(
             document=SecretDocument.of_fields(fields, size=size),
             version=str(metadata["version"]) if metadata and "version" in metadata else None,
             not_after=_deletion_time(metadata),
             created_at=_created_time(metadata),
             upstream_request=request if isinstance(request, str) and request else None,
+            facts=facts,
         )
 
     async def _ask(self, mount: Mount, path: str, version: int | None) -> dict[str, Any]:
