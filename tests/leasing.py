@@ -33,6 +33,11 @@ SEEING_RULES = """
 path "database/creds/app" { capabilities = ["list"] }
 path "pki/issue/agent" { capabilities = ["list"] }
 """
+OTHER_RULES = """
+path "transit/sign/app" { capabilities = ["update"] }
+path "transit/hmac/app" { capabilities = ["update"] }
+path "transit/verify/app" { capabilities = ["update"] }
+"""
 POLICY = f"""\
 identities:
   shipper: {{ spiffe: "{SHIPPER}", environment: production }}
@@ -92,12 +97,19 @@ def leasing_sandbox(
     with sandbox(fresh_for="5m") as place:
         store = Store(place)
         postgres.behind(store, default_ttl=default_ttl, max_ttl=max_ttl)  # type: ignore[arg-type]  # As much of a store as it takes.
+        store.mount("pki", "pki")
+        store.write("pki/root/generate/internal", {"common_name": "leases", "ttl": "24h"})
+        store.write("pki/roles/agent", {"allowed_domains": "a.example", "allow_bare_domains": True, "max_ttl": "1h"})
+        store.mount("transit", "transit")
+        store.write("transit/keys/app", {"type": "ed25519"})
         store.policy("minter", MINTER_RULES)
         store.write(
             "auth/token/roles/broker-leases",
             {"orphan": True, "renewable": True, "allowed_policies": "minter", "token_no_default_policy": True},
         )
-        store.policy("broker", BROKER_RULES_IN_THE_STORE + LEASE_RULES + (SEEING_RULES if role else MINTER_RULES))
+        store.policy(
+            "broker", BROKER_RULES_IN_THE_STORE + LEASE_RULES + OTHER_RULES + (SEEING_RULES if role else MINTER_RULES)
+        )
         place.settings_file.with_name("policy.yaml").write_text(POLICY)
         text = place.settings_file.read_text() + settings
         if role:
