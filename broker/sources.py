@@ -1,7 +1,7 @@
 """Read what policy allows: each source once a request, from memory or by its provider, as fresh as was asked for."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -94,9 +94,10 @@ class Sources:
                 readings[source] = hit
         waiting = [source for source in clocks if source not in readings]
         if waiting:
+            references = _by_source(decisions)
             fetched = await asyncio.gather(
                 *(
-                    self._fetch(source, clocks[source], freshness.versions.get(source), asker, tuple(decisions))
+                    self._fetch(source, clocks[source], freshness.versions.get(source), asker, references[source])
                     for source in waiting
                 )
             )
@@ -109,9 +110,8 @@ class Sources:
         clocks: tuple[float, float],
         version: int | None,
         asker: Asker,
-        asked: Iterable[Reference],
+        references: Sequence[Reference],
     ) -> Cached | FetchError:
-        references = [reference for reference in asked if reference.source == source]
         provider = self._providers.get(source.scheme)
         try:
             if provider is None:
@@ -138,7 +138,7 @@ class Sources:
         source: Source,
         clocks: tuple[float, float],
         asker: Asker,
-        references: Iterable[Reference],
+        references: Sequence[Reference],
     ) -> Cached:
         fresh_for, max_stale = clocks
         fetch = self._in_turn(provider, asker.peer.name)
@@ -169,6 +169,15 @@ def _shortest_clocks(
     if freshness.max_age is None:
         return clocks
     return {source: (freshness.narrow(fresh), freshness.narrow(stale)) for source, (fresh, stale) in clocks.items()}
+
+
+def _by_source(decisions: Mapping[Reference, Decision]) -> dict[Source, list[Reference]]:
+    """Return what is allowed of each source."""
+    found: dict[Source, list[Reference]] = {}
+    for reference, decision in decisions.items():
+        if isinstance(decision, Allow):
+            found.setdefault(reference.source, []).append(reference)
+    return found
 
 
 def _version_of(cached: Cached) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.sandbox import SHIPPER, sandbox, store_request
+from broker.cli.sandbox import BROKER_RULES_IN_THE_STORE, SHIPPER, sandbox, store_request
 from tests.receivers import Receiver, receiving
 from tests.running import RunningBroker, audit, running, serving, wait_until
 
@@ -66,7 +66,31 @@ def agent_get(broker: RunningBroker, *arguments: str) -> subprocess.CompletedPro
     )
 
 
+CERTIFICATE = "vault:pki/issue/agent?common_name=a.example#private_key"
+
+
+def leased_value(broker: RunningBroker) -> bytes:
+    """Return the heart of a private key that the store made for the shipper: random, and so a canary by itself."""
+    place = broker.place
+
+    def tell(method: str, path: str, body: dict[str, object]) -> None:
+        store_request(place.store_address, place.store_token, method, path, body)
+
+    tell("POST", "sys/mounts/pki", {"type": "pki"})
+    tell("POST", "pki/root/generate/internal", {"common_name": "canary", "ttl": "24h"})
+    tell("POST", "pki/roles/agent", {"allowed_domains": "a.example", "allow_bare_domains": True, "max_ttl": "1h"})
+    rule = 'path "pki/issue/agent" { capabilities = ["update"] }'
+    tell("PUT", "sys/policies/acl/broker", {"policy": BROKER_RULES_IN_THE_STORE + rule})
+    policy = place.settings_file.with_name("policy.yaml")
+    policy.write_text(policy.read_text().replace('"env:LOGFLUX_PAT"', f'"env:LOGFLUX_PAT", "{CERTIFICATE}"'))
+    wait_until(lambda: broker.resolve(CERTIFICATE).status == 200)
+    [result] = broker.resolve(CERTIFICATE).json["results"]
+    assert result["lease"]["id"].startswith("lease_")
+    return str(result["value"]).splitlines()[3].encode()
+
+
 def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: RunningBroker, receiver: Receiver) -> None:
+    leased = leased_value(broker)
     rightful = [
         broker.resolve("vault:secret/logflux#api_key"),
         broker.resolve("vault:secret/logflux#/nested/key", f"{broker.place.files}/canary"),
@@ -84,6 +108,9 @@ def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: Running
         broker.resolve("vault:secret/logflux?decode=base64#api_key"),
         broker.resolve("vault:secret/logflux?version=99#api_key"),
         broker.resolve("vault:secret/logflux#/api_key/deeper"),
+        broker.resolve(CERTIFICATE, agent="stranger"),
+        broker.send("GET", "/v1/leases", None, headers={}),
+        broker.send("DELETE", "/v1/leases/lease_nothing", None, headers={}),
         broker.resolve("env:LOGFLUX_PAT", token=f"{base64.urlsafe_b64encode(CANARY.encode()).decode()}.e30.e30"),
         broker.post("/v1/resolve", f'{{"references": ["{CANARY}"], "{CANARY}": 1}}'.encode()),
         broker.post("/v1/resolve", f'{{"references": "{CANARY}"}}'.encode()),
@@ -122,9 +149,19 @@ def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: Running
     places["traces"] = receiver.raw
     assert receiver.named("POST /v1/resolve")
 
-    assert {"log", "metrics", "cmdline", "audit.db", "audit.db-wal while it runs", "checkpoints.log"} <= places.keys()
+    assert {
+        "log",
+        "metrics",
+        "cmdline",
+        "audit.db",
+        "audit.db-wal while it runs",
+        "checkpoints.log",
+        "state.db",
+    } <= places.keys()
     assert all(places[name] for name in ("exec", "audit search", "audit.db-wal while it runs"))
     assert found_in(places) == []
+    assert len(leased) == 64
+    assert [place for place, content in places.items() if leased in content] == []
     # What proves the broker to its store opens more than any value.
     credential = (broker.place.directory / "secret_id").read_bytes()
     assert [place for place, content in places.items() if credential in content] == []

@@ -1,0 +1,121 @@
+"""What the provider sends to mint, counted on the way to a real store, and what it says of how long it lives."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.errors import SecretMissingError, SourceMintsError, SourceUnavailableError, UpstreamDeniedError
+from broker.providers.base import Grip, Parent
+from broker.reference import parse
+from tests.leasing import LEASE_RULES, MINTER_RULES, SEEING_RULES
+from tests.openbao import OpenBao
+from tests.postgres import PostgreSQL, postgres
+from tests.relays import Relay, relaying
+from tests.vaults import closing, private, provider_of
+
+__all__ = ["closing", "postgres"]
+
+CREDENTIAL = parse("vault:database/creds/app#username").source
+CERTIFICATE = parse("vault:pki/issue/agent?common_name=a.example#certificate").source
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, postgres: PostgreSQL) -> Iterator[OpenBao]:
+    it = OpenBao(tmp_path_factory.mktemp("minting"))
+    postgres.behind(it, default_ttl="1h")
+    it.mount("pki", "pki")
+    it.write("pki/root/generate/internal", {"common_name": "r", "ttl": "24h"})
+    it.write("pki/roles/agent", {"allowed_domains": "a.example", "allow_bare_domains": True, "max_ttl": "1h"})
+    it.policy("minter", MINTER_RULES)
+    it.policy("leaser", LEASE_RULES + SEEING_RULES)
+    role = {"orphan": True, "renewable": True, "allowed_policies": "minter", "token_no_default_policy": True}
+    it.write("auth/token/roles/broker-leases", role)
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def relay(store: OpenBao) -> Iterator[Relay]:
+    with relaying(store.address) as it:
+        yield it
+
+
+@pytest.mark.parametrize("source", [CREDENTIAL, CERTIFICATE], ids=["GET", "POST"])
+@pytest.mark.parametrize("role", [None, "broker-leases"])
+async def test_what_mints_is_sent_once_when_the_store_hangs_up(
+    relay: Relay, store: OpenBao, tmp_path: Path, source: object, role: str | None
+) -> None:
+    token = private(tmp_path / "token", store.token("minter", "leaser"))
+    provider = provider_of(relay.address, {"token_file": str(token)}, lease_token_role=role)
+    parent = await provider.prepare(source)
+    assert bool(parent.accessor) is (role is not None)
+    path = f"/v1/{source.path}"
+    relay.trap(path, lambda: None, answered=False)
+    with pytest.raises(SourceUnavailableError):
+        await provider.mint(source, parent)
+    assert relay.count(path) == 1
+    reading = await provider.mint(source, parent)
+    assert relay.count(path) == 2
+    if reading.lease is not None:
+        await provider.revoke(Grip(handle=reading.lease.handle, parent=parent.accessor))
+
+
+async def test_a_plain_read_of_what_mints_sends_nothing_to_the_engine(
+    relay: Relay, store: OpenBao, tmp_path: Path
+) -> None:
+    token = private(tmp_path / "token", store.token("minter", "leaser"))
+    provider = provider_of(relay.address, {"token_file": str(token)})
+    for source in (CREDENTIAL, CERTIFICATE):
+        with pytest.raises(SourceMintsError):
+            await provider.fetch(source)
+        assert relay.count(f"/v1/{source.path}") == 0
+
+
+async def test_a_lease_is_told_to_live_no_longer_than_the_token_that_it_hangs_on(
+    store: OpenBao, tmp_path: Path
+) -> None:
+    token = private(tmp_path / "token", store.token("minter", "leaser", ttl="100s", renewable=False))
+    provider = provider_of(store.address, {"token_file": str(token)})
+    reading = await provider.mint(CREDENTIAL, Parent())
+    assert reading.lease is not None
+    extension = await provider.renew(Grip(handle=reading.lease.handle, parent=""), seconds=3600)
+    assert 80 < reading.lease.seconds <= 100
+    assert 80 < extension.seconds <= 100
+    assert not extension.capped, "a token that is renewed itself would let it live on"
+    await provider.revoke(Grip(handle=reading.lease.handle, parent=""))
+
+
+async def test_under_a_token_of_its_own_a_lease_outlives_the_brokers_token(store: OpenBao, tmp_path: Path) -> None:
+    token = store.token("leaser", ttl="1h")
+    provider = provider_of(
+        store.address, {"token_file": str(private(tmp_path / "token", token))}, lease_token_role="broker-leases"
+    )
+    parent = await provider.prepare(CREDENTIAL)
+    reading = await provider.mint(CREDENTIAL, parent)
+    assert reading.lease is not None
+    assert reading.lease.seconds == 3600
+    store.revoke(token)
+    private(tmp_path / "token", store.token("leaser"))
+    grip = Grip(handle=reading.lease.handle, parent=parent.accessor)
+    assert (await provider.renew(grip, seconds=7200)).seconds == 7200
+    await provider.revoke(grip)
+    with pytest.raises(SecretMissingError, match="the lease is gone"):
+        await provider.renew(grip, seconds=7200)
+    # Being gone before is well.
+    await provider.revoke(grip)
+
+
+async def test_rights_that_are_missing_are_told(store: OpenBao, tmp_path: Path) -> None:
+    store.policy("seer", SEEING_RULES)
+    token = private(tmp_path / "token", store.token("seer"))
+    provider = provider_of(store.address, {"token_file": str(token)}, lease_token_role="broker-leases")
+    with pytest.raises(UpstreamDeniedError):
+        await provider.prepare(CREDENTIAL)
+    with pytest.raises(UpstreamDeniedError):
+        await provider.revoke(Grip(handle="database/creds/app/x", parent=""))
+    store.policy("asks-another", LEASE_RULES.replace("broker-leases", "nothing") + SEEING_RULES)
+    private(tmp_path / "token", store.token("asks-another"))
+    provider = provider_of(store.address, {"token_file": str(token)}, lease_token_role="nothing")
+    with pytest.raises(SourceUnavailableError, match="no such token role"):
+        await provider.prepare(CREDENTIAL)
