@@ -18,7 +18,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 PATHS: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
-NEEDS: Final = ("nothing", "broker", "stopped broker")
+NEEDS: Final = ("nothing", "broker", "broker of its own", "stopped broker")
 
 _FRONT: Final = re.compile(r"\A<!-- docs-check\n(.*?)\n-->\n", re.DOTALL)
 _FENCED: Final = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```[ ]*$", re.MULTILINE | re.DOTALL)

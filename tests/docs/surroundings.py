@@ -72,10 +72,13 @@ class Surroundings:
     root: Path
     ports: dict[str, int]
     environment: dict[str, str]
+    work: Path
 
-    @property
-    def work(self) -> Path:
-        return self.root / "work"
+    def on_a_page(self, work: Path) -> "Surroundings":
+        """Return the same broker with a working directory for one page."""
+        shutil.copytree(self.work, work, symlinks=True)
+        moved = {name: value.replace(str(self.work), str(work)) for name, value in self.environment.items()}
+        return replace(self, work=work, environment=moved)
 
     def here(self, text: str) -> str:
         """Return `text` with the ports, hosts and system paths of this place."""
@@ -86,7 +89,8 @@ class Surroundings:
 
 def empty(root: Path) -> Surroundings:
     """Return a directory with nothing in it but a checkout's `deploy`."""
-    here = Surroundings(root, {port: free_port() for port in (AGENT_PORT, OPERATIONS_PORT, STORE_PORT)}, {})
+    ports = {port: free_port() for port in (AGENT_PORT, OPERATIONS_PORT, STORE_PORT)}
+    here = Surroundings(root, ports, {}, root / "work")
     here.work.mkdir()
     (here.work / "deploy").symlink_to(ROOT / "deploy")
     agent = here.work / "shipper"
@@ -97,11 +101,8 @@ def empty(root: Path) -> Surroundings:
 
 
 @contextmanager
-def surroundings(needs: str, root: Path) -> Iterator[Surroundings]:
-    """Make what a page needs: nothing, or a store and a broker that is set up as the pages assume, running or not."""
-    if needs == "nothing":
-        yield empty(root)
-        return
+def broker_and_store(root: Path, *, runs: bool = True) -> Iterator[Surroundings]:
+    """Make a store, and a broker that is set up as the pages assume."""
     with sandbox(fresh_for="5m") as place:
         here = empty(root)
         here.ports[AGENT_PORT], here.ports[OPERATIONS_PORT] = place.agent_port, place.operations_port
@@ -119,7 +120,7 @@ def surroundings(needs: str, root: Path) -> Iterator[Surroundings]:
             }
         )
         settings = here.root / "etc" / "logflux-broker" / "broker.yaml"
-        with nullcontext() if needs == "stopped broker" else serving(replace(place, settings_file=settings)):
+        with serving(replace(place, settings_file=settings)) if runs else nullcontext():
             yield here
 
 
