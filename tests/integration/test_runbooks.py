@@ -65,6 +65,21 @@ def test_every_command_is_run_here_or_known_to_be_of_another_machine() -> None:
     assert words - set(HERE) == words & set(ELSEWHERE)
 
 
+def test_every_unit_that_a_page_asks_systemd_about_is_one_of_ours() -> None:
+    pages = [*PAGES, *(ROOT / "docs" / "how-to").glob("*.md")]
+    lines = [
+        line for page in pages for line in page.read_text().splitlines() if "systemctl" in line or "journalctl" in line
+    ]
+    named = {
+        word
+        for line in lines
+        for word in re.findall(r"(?:-u |\b)((?:logflux-)?broker[a-z-]*)(?:\.service|\.socket|\.timer| |$)", line)
+    }
+    ours = {path.stem for path in (ROOT / "deploy" / "systemd").glob("broker*.*")}
+    assert named
+    assert named <= {*ours, "logflux-broker-verify"}
+
+
 @pytest.mark.parametrize("line", STEPS)
 def test_a_command_of_a_runbook_is_run(
     line: str, here: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
