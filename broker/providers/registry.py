@@ -7,7 +7,9 @@ from typing import Final, cast
 from broker.errors import SettingsInvalidError
 from broker.providers.base import ProviderEntry
 from broker.providers.env import EnvProvider, EnvSettings, examine_env
-from broker.providers.file import FileProvider, FileSettings, examine_files
+from broker.providers.file.examination import examine_files
+from broker.providers.file.provider import FileProvider
+from broker.providers.file.settings import FileSettings
 from broker.providers.vault.examine import examine_vault, spends_credential
 from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.settings import VaultSettings

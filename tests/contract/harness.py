@@ -19,9 +19,10 @@ from broker.clock import SystemClock
 from broker.key_file import read_private
 from broker.metrics import Metrics
 from broker.providers.base import Provider, ProviderTools
-from broker.providers.beneath import Visit, open_beneath
 from broker.providers.env import EnvProvider, EnvSettings
-from broker.providers.file import FileProvider, FileSettings
+from broker.providers.file.beneath import Visit, open_beneath
+from broker.providers.file.provider import FileProvider
+from broker.providers.file.settings import FileSettings
 from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.settings import VaultSettings
 from broker.reference import Reference, parse

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from broker.providers import beneath
-from broker.providers.beneath import Opener, open_beneath, open_by_kernel, open_by_walk, open_root, openat2
+from broker.providers.file import beneath
+from broker.providers.file.beneath import Opener, open_beneath, open_by_kernel, open_by_walk, open_root, openat2
 
 
 @pytest.fixture

@@ -18,8 +18,10 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
-from broker.providers.beneath import Opener, Visit, open_beneath, open_by_kernel, open_by_walk
-from broker.providers.file import FileProvider, FileSettings, RootKind, gate_directory, gate_file
+from broker.providers.file.beneath import Opener, Visit, open_beneath, open_by_kernel, open_by_walk
+from broker.providers.file.gates import gate_directory, gate_file
+from broker.providers.file.provider import FileProvider
+from broker.providers.file.settings import FileSettings, RootKind
 from broker.reference import Source
 from broker.secret import Encoding, Reading
 from tests.contract.harness import Gate, tools

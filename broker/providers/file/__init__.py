@@ -1,0 +1,1 @@
+"""The provider of mounted files: what is declared, what may be opened, how it is read."""
