@@ -14,7 +14,8 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
-from broker.providers.vault.provider import VaultProvider, _created_time
+from broker.providers.vault.documents import created_time
+from broker.providers.vault.provider import VaultProvider
 from broker.reference import parse
 from broker.secret import Reading
 from tests.openbao import OpenBao
@@ -325,8 +326,8 @@ async def test_one_hundred_cold_reads_look_at_the_mount_once(
 
 
 async def test_a_time_of_writing_that_can_not_be_read_costs_no_secret() -> None:
-    assert _created_time({"created_time": "yesterday"}) is None
-    assert _created_time({}) is None
+    assert created_time({"created_time": "yesterday"}) is None
+    assert created_time({}) is None
 
 
 async def test_the_broker_and_the_store_compare_their_clocks(provider: VaultProvider, seen: Seen) -> None:

@@ -3,8 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
-from datetime import datetime
 from typing import Any, Final
 
 from hvac.utils import format_url
@@ -14,11 +12,9 @@ from broker.errors import (
     MissingPart,
     SecretMissingError,
     SecretUnusableError,
-    SourceMintsError,
     SourceUnavailableError,
     UpstreamDeniedError,
 )
-from broker.logs import EventLogger
 from broker.providers.base import Extension, Grip, Parent, ProviderTools
 from broker.providers.vault.adapter import make_client
 from broker.providers.vault.answers import (
@@ -32,8 +28,9 @@ from broker.providers.vault.answers import (
 )
 from broker.providers.vault.budget import RateGates
 from broker.providers.vault.clocks import ClockComparison
-from broker.providers.vault.custom_metadata import read_facts
-from broker.providers.vault.engines import call_of, check_heeded, engine_error
+from broker.providers.vault.documents import reading_of
+from broker.providers.vault.engine_reads import EngineReads
+from broker.providers.vault.engines import call_of
 from broker.providers.vault.known import KnownSources
 from broker.providers.vault.leasing import StoreLeases
 from broker.providers.vault.login import StoreLogin
@@ -42,9 +39,7 @@ from broker.providers.vault.mounts import Mount, MountTable
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.transport import StoreTransport
 from broker.reference import Source
-from broker.secret import Reading, SecretDocument
-
-_LOG: Final = EventLogger("broker.providers.vault")
+from broker.secret import Reading
 
 __all__ = ["VaultProvider", "VaultSettings"]
 
@@ -57,7 +52,6 @@ _LAG_SECONDS: Final = 0.3
 _KNOWN_SOURCES: Final = 10_000
 # Written by habit; the broker adds what the engine wants.
 _API_PREFIXES: Final = ("data/", "metadata/")
-_MAX_DEPTH: Final = 100
 # A standby serves reads: 429 in OpenBao, 473 in Vault. Whether it really does is for the token's look-up to prove.
 _STANDBY: Final = frozenset({429, 473})
 
@@ -81,6 +75,9 @@ class VaultProvider:
         self._mounts = MountTable(ask=self._look, clock=tools.clock)
         self._known = KnownSources(limit=_KNOWN_SOURCES)
         self._gates = RateGates(clock=tools.clock)
+        self._engines = EngineReads(
+            login=self._login, leases=self._leases, gates=self._gates, clock=tools.clock, limit=tools.max_value_bytes
+        )
         self._clocks = ClockComparison(clock=tools.clock, observer=tools.observer)
 
     def check(self, source: Source) -> None:
@@ -115,7 +112,7 @@ class VaultProvider:
 
     async def mint(self, source: Source, parent: Parent) -> Reading:
         """Return what the engine makes for one asker. Raises: as `Leasing.mint`."""
-        return await self._believed(source, lambda mount, source: self._mint(mount, source, parent))
+        return await self._believed(source, lambda mount, source: self._engines.mint(mount, source, parent))
 
     async def renew(self, grip: Grip, *, seconds: float) -> Extension:
         """Ask for `seconds` of life from now. Raises: as `Leasing.renew`."""
@@ -247,7 +244,7 @@ class VaultProvider:
 
     async def _read(self, mount: Mount, source: Source) -> Reading:
         if not mount.is_kv:
-            return await self._compute(mount, source)
+            return await self._engines.read(mount, source)
         if source.parameters:
             message = "the mount is a KV engine, which takes no parameters; only version and decode may follow the ?"
             raise SecretUnusableError(message)
@@ -256,65 +253,14 @@ class VaultProvider:
                 message = "the mount is KV version 1, which keeps no versions; leave out ?version"
                 raise SecretUnusableError(message)
             document = await self._ask(mount, format_url("/v1/{}/{}", mount.path, mount.below(source.path)), None)
-            return self._reading(document, document.get("data"), None)
+            return reading_of(document, document.get("data"), limit=self._limit)
         document = await self._read_version(mount, mount.below(source.path), source.version)
         envelope = document.get("data")
         if not isinstance(envelope, dict) or not isinstance(envelope.get("metadata"), dict):
             raise bad_answer()
         # A secret written as null is an empty one.
         fields = {} if envelope.get("data") is None else envelope["data"]
-        return self._reading(document, fields, envelope["metadata"])
-
-    async def _compute(self, mount: Mount, source: Source) -> Reading:
-        """Return what an engine other than KV answers to a read that makes nothing new."""
-        call = call_of(mount, source)
-        if call.mints:
-            message = "what is read there is made for its asker alone"
-            raise SourceMintsError(message)
-        self._gates.check(mount.path)
-        began = self._clock.now()
-        try:
-            if call.posted:
-                document = await self._login.call(
-                    lambda client: client.adapter.post(call.path, json=dict(call.parameters), repeatable=True)
-                )
-            else:
-                document = await self._get(call.path)
-        except StoreAnswerError as error:
-            raise self._engine_error(error, mount) from None
-        if not isinstance(document, dict):
-            raise bad_answer()
-        check_heeded(document)
-        reading = self._reading(document, document.get("data"), None)
-        if mount.kind == "database" and "/static-creds/" in f"/{mount.below(source.path)}":
-            # The engine tells when it will have changed the password.
-            return replace(reading, not_after=began + _seconds(document["data"].get("ttl")))
-        return reading
-
-    async def _mint(self, mount: Mount, source: Source, parent: Parent) -> Reading:
-        self._gates.check(mount.path)
-        call = call_of(mount, source)
-        try:
-            document = await self._leases.send(call, parent)
-        except StoreAnswerError as error:
-            raise self._engine_error(error, mount) from None
-        self._gates.open(mount.path)
-        lease = await self._leases.lease_of(document, parent)
-        try:
-            check_heeded(document)
-            reading = self._reading(document, document.get("data"), None)
-        except FetchError:
-            if lease is not None and not parent.accessor:
-                # With a parent, the caller revokes both.
-                await self._leases.revoke(Grip(handle=lease.handle, parent=""))
-            raise
-        ends = document["data"].get("expiration") if mount.kind == "pki" else None
-        return replace(reading, lease=lease, not_after=None if ends is None else _seconds(ends))
-
-    def _engine_error(self, error: StoreAnswerError, mount: Mount) -> FetchError:
-        if error.status == TOO_MANY:
-            error.retry_after = self._gates.shut(mount.path, retry_after=error.retry_after)
-        return engine_error(error, mount)
+        return reading_of(document, fields, limit=self._limit, metadata=envelope["metadata"])
 
     async def _read_version(self, mount: Mount, below: str, version: int | None) -> dict[str, Any]:
         path = format_url("/v1/{}/data/{}", mount.path, below)
@@ -336,27 +282,6 @@ class VaultProvider:
                 raise
         raise refusal
 
-    def _reading(self, document: dict[str, Any], fields: object, metadata: dict[str, Any] | None) -> Reading:
-        if not isinstance(fields, dict):
-            raise bad_answer()
-        size = _size(fields)
-        if size > self._limit:
-            message = f"the secret is larger than {self._limit} bytes"
-            raise SecretUnusableError(message)
-        request = document.get("request_id")
-        facts, unreadable = read_facts(metadata.get("custom_metadata") if metadata else None)
-        if unreadable:
-            # References are shown at debug alone. The store's audit log knows the request by its id.
-            _LOG.warning("custom_metadata_unreadable", names=", ".join(unreadable), upstream_request=str(request))
-        return Reading(
-            document=SecretDocument.of_fields(fields, size=size),
-            version=str(metadata["version"]) if metadata and "version" in metadata else None,
-            not_after=_deletion_time(metadata),
-            created_at=_created_time(metadata),
-            upstream_request=request if isinstance(request, str) and request else None,
-            facts=facts,
-        )
-
     async def _ask(self, mount: Mount, path: str, version: int | None) -> dict[str, Any]:
         self._gates.check(mount.path)
         try:
@@ -373,60 +298,3 @@ class VaultProvider:
         if not isinstance(document, dict):
             raise bad_answer()
         return document
-
-
-def _seconds(told: object) -> float:
-    """Return a time that an engine tells. Raises: SourceUnavailableError."""
-    if isinstance(told, bool) or not isinstance(told, int | float):
-        raise bad_answer()
-    return float(told)
-
-
-def _size(fields: dict[str, Any]) -> int:
-    """Return the bytes of all texts below `fields`, eight for anything else.
-
-    Raises:
-        SecretUnusableError: It is nested deeper than any secret has to be, and than JSON can be written safely.
-
-    """
-    size = 0
-    level: list[Any] = [fields]
-    for _ in range(_MAX_DEPTH):
-        if not level:
-            return size
-        below: list[Any] = []
-        for node in level:
-            if isinstance(node, str):
-                # The encoded copy of an ASCII text is spared.
-                size += len(node) if node.isascii() else len(node.encode("utf-8", "surrogatepass"))
-            elif isinstance(node, dict):
-                below += (*node.keys(), *node.values())
-            elif isinstance(node, list):
-                below += node
-            else:
-                size += 8
-        level = below
-    message = f"the secret is nested deeper than {_MAX_DEPTH} levels"
-    raise SecretUnusableError(message)
-
-
-def _created_time(metadata: dict[str, Any] | None) -> float | None:
-    """Return when this version was written, wall seconds; None when that can't be read, for only a metric needs it."""
-    try:
-        return datetime.fromisoformat(str(metadata["created_time"])).timestamp() if metadata else None
-    except (KeyError, ValueError, OverflowError):
-        return None
-
-
-def _deletion_time(metadata: dict[str, Any] | None) -> float | None:
-    """Return when this version will be deleted by the store, wall seconds; None when it will not."""
-    text = metadata.get("deletion_time") if metadata else None
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(str(text))
-    except ValueError:
-        raise bad_answer() from None
-    if moment.tzinfo is None:
-        raise bad_answer()
-    return moment.timestamp()
