@@ -279,6 +279,10 @@ class Scene:
     def _since(self, moment: float) -> Sequence[Seen]:
         return [seen for seen in self.agents.seen if seen.at >= moment]
 
+    def statuses(self) -> set[str]:
+        """Return what the agents have seen since the begin."""
+        return {seen.status for seen in self._since(self._began)}
+
     def failures(self) -> list[Seen]:
         """Return what was answered against the promise: without a value where there is one, or with a wrong one."""
         return [seen for seen in self.agents.seen if not self._is_kept(seen)]

@@ -43,7 +43,7 @@ async def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     try:
         await asyncio.to_thread(leader.mount, "secret", "kv", {"version": "2"})
         await asyncio.to_thread(fill, leader, tmp_path)
-        async with staged(row_of(request), leader, tmp_path) as scene:
+        async with staged(row_of(request), leader, tmp_path, leader_seconds=2) as scene:
             yield Nodes(scene, leader, standby, lag)
     finally:
         await asyncio.to_thread(standby.close)
@@ -75,6 +75,45 @@ async def test_a_follower_that_lags(nodes: Nodes) -> None:
     nodes.lag.delay = 0.0
     scene.ended()
     await scene.heals()
+
+
+@fault(
+    name="Leader lost",
+    made="two nodes; the broker is at one that says 200 without end when the other, its leader, is killed; later both",
+    agents="`ok` for `leader_seconds` (2 here, 300 by default), then `stale`",
+    heals_within=40,
+)
+async def test_a_standby_without_a_leader(nodes: Nodes) -> None:
+    scene = nodes.scene
+    nodes.lead_to(nodes.standby)
+    # It knows everything that the broker has seen, so that it can answer by itself.
+    read = scene.relay.reads()
+    await scene.until(lambda: scene.relay.reads() > read + 2)
+    scene.begin()
+    await asyncio.to_thread(nodes.leader.kill)
+    await scene.unready("standby without a leader")
+    assert "stale" not in scene.statuses(), "the standby is believed for a while"
+    await scene.see("stale")
+    await scene.refuse_the_unread()
+    await asyncio.to_thread(nodes.leader.start)
+    await asyncio.to_thread(nodes.leader.request, "PUT", "sys/unseal", {"key": nodes.leader.unseal_key})
+    scene.ended()
+    await scene.heals()
+
+
+@fault(
+    name="Leader steps down",
+    made="two nodes; `PUT sys/step-down` at the leader, where the broker is",
+    agents="`ok` or `stale`",
+    heals_within=40,
+)
+async def test_a_leader_that_steps_down(nodes: Nodes) -> None:
+    scene = nodes.scene
+    scene.begin()
+    await asyncio.to_thread(nodes.leader.request, "PUT", "sys/step-down")
+    scene.ended()
+    await scene.heals()
+    assert scene.relay.reads("/auth/approle/login") == 1, "nobody took a valid token for a dead one"
 
 
 async def result_of(scene: Scene) -> dict[str, Any]:

@@ -73,7 +73,10 @@ class AsyncAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no 
         headers = {**{name: value for name, value in mine.items() if value}, **request.headers}
         response = await self._transport.send(replace(request, headers=headers))
         if response.is_redirect:
-            message = "the store redirects to another address; name its active node, or a load balancer that knows it"
+            message = (
+                "the store redirects to another address, as a standby does that can't pass a request on to its leader; "
+                "name its active node, or a load balancer that knows it"
+            )
             raise SourceUnavailableError(message)
         if response.status >= _ERRORS:
             raise StoreAnswerError(response.status, response.document, response.retry_after)

@@ -32,6 +32,7 @@ from broker.providers.vault.documents import reading_of
 from broker.providers.vault.engine_reads import EngineReads
 from broker.providers.vault.engines import call_of
 from broker.providers.vault.known import KnownSources
+from broker.providers.vault.leader import LeaderWatch
 from broker.providers.vault.leasing import StoreLeases
 from broker.providers.vault.login import StoreLogin
 from broker.providers.vault.logins.methods import login_method
@@ -74,6 +75,7 @@ class VaultProvider:
         self._leases = StoreLeases(settings=settings, login=self._login, transport=self._transport, clock=tools.clock)
         self._mounts = MountTable(ask=self._look, clock=tools.clock)
         self._known = KnownSources(limit=_KNOWN_SOURCES)
+        self._leader = LeaderWatch(login=self._login, clock=tools.clock, seconds=settings.leader_seconds)
         self._gates = RateGates(clock=tools.clock)
         self._engines = EngineReads(
             login=self._login, leases=self._leases, gates=self._gates, clock=tools.clock, limit=tools.max_value_bytes
@@ -94,6 +96,7 @@ class VaultProvider:
             SourceUnavailableError: The store can't answer now.
 
         """
+        self._leader.check()
         try:
             reading = await self._believed(source, self._read)
         except SecretMissingError as error:
@@ -173,6 +176,9 @@ class VaultProvider:
         self._clocks.compare(began, health)
         if standby:
             await self._transport.prefer_active()
+            await self._leader.look(client)
+        else:
+            self._leader.leads()
         try:
             await self._login.prove()
         except StoreAnswerError as error:

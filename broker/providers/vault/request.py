@@ -19,6 +19,7 @@ _OPERATIONS: Final = (
     ("/v1/sys/wrapping/", "login"),
     ("/v1/sys/internal/ui/mounts/", "mounts"),
     ("/v1/sys/health", "health"),
+    ("/v1/sys/leader", "health"),
 )
 # What keeps the broker's own access alive: may use the reserve of the budget and of the connections.
 _RESERVED: Final = frozenset({"renew", "lookup", "login", "health"})

@@ -55,6 +55,10 @@ class VaultSettings(Section):
     return_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
         default=60.0, description="How long the first address must have been healthy before it is asked again."
     )
+    leader_seconds: Seconds = Field(
+        default=300.0,
+        description="How long a standby that has lost its leader is believed; after that its answers are an outage.",
+    )
     namespace: str | None = Field(
         default=None, pattern=r"^[A-Za-z0-9_./-]+$", description="Namespace of every request; none by default."
     )
