@@ -1,6 +1,8 @@
 """A whole broker for tests: real store, real certificates, `broker serve` in a process of its own."""
 
+import contextlib
 import http.client
+import io
 import json
 import os
 import signal
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from broker.__main__ import main
 from broker.cli.sandbox import Process, Sandbox, process, sandbox, wait_for
 
 
@@ -82,7 +85,7 @@ class RunningBroker:
 
     def terminate(self) -> int:
         self.child.handle.send_signal(signal.SIGTERM)
-        return self.child.handle.wait(timeout=20)
+        return self.child.handle.wait(timeout=60)
 
     @property
     def log(self) -> str:
@@ -124,13 +127,20 @@ def serve_again(settings: Path, **environment: str) -> "subprocess.CompletedProc
     )
 
 
-def audit(broker: RunningBroker, verb: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run `broker audit VERB` on the trail of `broker`."""
-    command = [sys.executable, "-m", "broker", "audit", verb, "--database", str(broker.place.database), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def verb(*words: str) -> "subprocess.CompletedProcess[str]":
+    """Run `broker WORDS` in this process, which costs a tenth of a process of its own."""
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        status = main(list(words))
+    return subprocess.CompletedProcess(words, status, output.getvalue(), errors.getvalue())
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+def audit(broker: RunningBroker, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run `broker audit NAME` on the trail of `broker`."""
+    return verb("audit", name, "--database", str(broker.place.database), *arguments)
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
     """Return as soon as `condition` holds, and fail when it never does."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -5,7 +5,6 @@ import secrets
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from broker.cli.sandbox import Process, Sandbox, process
 from broker.web.listener import bind
-from tests.running import RunningBroker
+from tests.running import RunningBroker, verb
 
 # The descriptors begin at 3 and the variable names the process itself, so both are set where the broker begins.
 _HAND_OVER = """
@@ -40,7 +39,7 @@ class NotifySocket:
     address: str
     told: list[str] = field(default_factory=list)
 
-    def wait_for(self, word: str, *, seconds: float = 20.0) -> str:
+    def wait_for(self, word: str, *, seconds: float = 60.0) -> str:
         """Return the first message, from now on, that begins with `word`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -114,7 +113,7 @@ class Supervisor:
         """Stop it as `systemctl stop` does, and return its exit status."""
         child.handle.send_signal(signal.SIGTERM)
         self.notify.wait_for("STOPPING=1")
-        return child.handle.wait(timeout=30)
+        return child.handle.wait(timeout=60)
 
 
 @contextmanager
@@ -133,17 +132,16 @@ def events(place: Sandbox, kind: str) -> int:
 
 
 def assert_trail_is_whole(place: Sandbox) -> None:
-    command = [sys.executable, "-m", "broker", "audit", "verify", "--database", str(place.database)]
-    verified = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    verified = verb("audit", "verify", "--database", str(place.database))
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
 def ended(child: Process) -> tuple[int, str]:
-    status = child.handle.wait(timeout=30)
+    status = child.handle.wait(timeout=60)
     return status, child.log.read_text(errors="replace")
 
 
-def until(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
+def until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"

@@ -22,7 +22,7 @@ from broker.store.sqlite_reader import SqliteTrailReader
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  The condition is somebody else's state, which sets no event.
             await asyncio.sleep(0.005)
 

@@ -16,7 +16,7 @@ from tests.openbao import OpenBao
 
 async def until(done: Callable[[], bool]) -> None:
     """Return as soon as `done` does, and fail when it never does."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not done():  # noqa: ASYNC110  What is waited for is another process.
             await asyncio.sleep(0.02)
 

@@ -62,7 +62,8 @@ def migrate(connection: sqlite3.Connection, tables: Tables, *, name: str) -> Non
                 f"as it was at schema {number - 1}, and a broker of that schema still runs with it"
             )
             raise tables.unavailable(message) from None
-    if version < len(steps):
+    # A file that was just made is no upgrade.
+    if 0 < version < len(steps):
         _LOG.info("schema_upgraded", database=name, before=version, after=len(steps))
 
 

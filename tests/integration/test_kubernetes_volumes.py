@@ -132,11 +132,11 @@ def readiness(cluster: Cluster) -> tuple[Any, Any]:
     return broker, broker["readinessProbe"]
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def test_user_1000_reads_what_the_fs_group_may_and_sees_the_swap(cluster: Cluster) -> None:

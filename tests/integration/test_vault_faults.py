@@ -71,7 +71,7 @@ async def test_a_hanging_store_times_out_and_goes_on_afterwards(own_openbao: Ope
     own_openbao.stop()
     began = time.monotonic()
     assert (await unavailable(provider)).detail == "the store does not answer in time"
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     assert (await unready(provider)).detail == "the store does not answer in time"
     own_openbao.cont()
     assert (await provider.fetch(SECRET)).version == "1"
@@ -83,9 +83,9 @@ async def test_reads_that_hang_leave_the_wait_of_all_others_bounded(own_openbao:
     await provider.fetch(SECRET)
     own_openbao.stop()
     began = time.monotonic()
-    found = await asyncio.gather(*(provider.fetch(SECRET) for _ in range(50)), return_exceptions=True)
+    found = await asyncio.gather(*(provider.fetch(SECRET) for _ in range(200)), return_exceptions=True)
     assert all(isinstance(error, SourceUnavailableError) for error in found)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 13, "one after the other on three connections, it would be twice as long"
     own_openbao.cont()
 
 

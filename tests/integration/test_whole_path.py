@@ -4,8 +4,6 @@ import json
 import signal
 import sqlite3
 import ssl
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from broker.cli.sandbox import SHIPPER, store_request
-from tests.running import RunningBroker, running
+from tests.running import RunningBroker, running, verb, wait_until
 
 API_KEY = "vault:secret/logflux#api_key"
 
@@ -22,12 +20,6 @@ API_KEY = "vault:secret/logflux#api_key"
 def broker() -> Iterator[RunningBroker]:
     with running() as it:
         yield it
-
-
-def verb(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "broker", *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
 
 
 def token_for(broker: RunningBroker, scope: str) -> str:
@@ -128,11 +120,11 @@ def test_a_policy_change_is_in_force_without_a_restart_and_a_bad_one_is_not() ->
         policy = broker.place.directory / "policy.yaml"
         good = policy.read_text()
         policy.write_text("rules: [")
-        _until(lambda: 'broker_policy_reloads_total{outcome="refused"} 1.0' in _metrics(broker))
+        wait_until(lambda: 'broker_policy_reloads_total{outcome="refused"} 1.0' in _metrics(broker))
         assert broker.resolve(API_KEY).status == 200
         policy.write_text(good.replace('"vault:secret/logflux#*", ', ""))
         broker.child.handle.send_signal(signal.SIGHUP)
-        _until(lambda: broker.resolve(API_KEY).status == 403)
+        wait_until(lambda: broker.resolve(API_KEY).status == 403)
         found = verb("audit", "search", "--database", str(broker.place.database), "--type", "policy", "--json")
         assert [json.loads(line)["outcome"] for line in found.stdout.splitlines()] == ["failure", "success"]
 
@@ -147,21 +139,12 @@ def test_an_outage_is_served_stale_and_marked_then_readiness_says_so() -> None:
         never_read = broker.resolve("vault:secret/logflux?version=1#endpoint")
         assert never_read.status == 503
         assert int(never_read.headers["Retry-After"]) >= 1
-        _until(lambda: broker.operations("/readyz").status == 503)
+        wait_until(lambda: broker.operations("/readyz").status == 503)
         assert broker.operations("/livez").status == 200
 
 
 def _metrics(broker: RunningBroker) -> str:
     return broker.operations("/metrics").body.decode()
-
-
-def _until(condition: object, seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():  # type: ignore[operator]
-            return
-        time.sleep(0.1)
-    pytest.fail("the condition did not come true in time")
 
 
 def test_the_database_is_for_its_owner_alone(broker: RunningBroker) -> None:

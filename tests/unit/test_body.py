@@ -68,7 +68,8 @@ def test_the_depth_scan_is_linear_on_hostile_quotes(raw: bytes) -> None:
     started = time.monotonic()
     with pytest.raises(HttpRefusedError):
         parse_json(raw)
-    assert time.monotonic() - started < 2
+    # A quadratic scan takes minutes.
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("raw", [b'{"canary-6f1b": NaN}', b'{"canary-6f1b": 1, "canary-6f1b": 2}', b"canary-6f1b"])
