@@ -256,9 +256,10 @@ class Scene:
         for reference in references or tuple(VALUES):
             await self.until(lambda reference=reference: self._is_fresh(reference), f"{reference} is fresh again")
         await self.until(lambda: self.broker.readiness.ready, "ready again")
+        while (await self.agents.ask(COLD))[1]["results"][0]["status"] != "ok":
+            assert time.monotonic() - self._ended < _PATIENCE, "what was never read is read"
+            await asyncio.sleep(_EVERY)
         self._healed = time.monotonic()
-        status, document, _ = await self.agents.ask(COLD)
-        assert (status, document["results"][0]["status"]) == (200, "ok"), document
         took = self._healed - self._ended
         assert took <= self.row.heals_within, f"healed after {took:.1f} s, promised within {self.row.heals_within} s"
 
@@ -275,6 +276,13 @@ class Scene:
         while not done():
             assert time.monotonic() < deadline, f"not in {_PATIENCE:.0f} s: {what}; readiness says {self.said!r}"
             await asyncio.sleep(0.02)
+
+    async def until_store(self, done: Callable[[], bool]) -> None:
+        """Return as soon as `done`, which asks a store and blocks, says so; fail when it never does."""
+        deadline = time.monotonic() + _PATIENCE
+        while not await asyncio.to_thread(done):
+            assert time.monotonic() < deadline, "the store does not get there"
+            await asyncio.sleep(0.05)
 
     def _since(self, moment: float) -> Sequence[Seen]:
         return [seen for seen in self.agents.seen if seen.at >= moment]

@@ -26,6 +26,10 @@ class Nodes:
     standby: OpenBao
     lag: Lag
 
+    @staticmethod
+    def leads(node: OpenBao) -> bool:
+        return node.request("GET", "sys/health").status == 200
+
     def lead_to(self, node: OpenBao) -> None:
         """Let every connection from now on go to `node`, as a load balancer may."""
         self.scene.relay.target = node.port
@@ -103,7 +107,7 @@ async def test_a_standby_without_a_leader(nodes: Nodes) -> None:
 
 @fault(
     name="Leader steps down",
-    made="two nodes; `PUT sys/step-down` at the leader, where the broker is",
+    made="two nodes; `PUT sys/step-down` at the leader, where the broker is, until one of them leads again",
     agents="`ok` or `stale`",
     heals_within=40,
 )
@@ -111,6 +115,8 @@ async def test_a_leader_that_steps_down(nodes: Nodes) -> None:
     scene = nodes.scene
     scene.begin()
     await asyncio.to_thread(nodes.leader.request, "PUT", "sys/step-down")
+    await scene.until_store(lambda: not nodes.leads(nodes.leader))
+    await scene.until_store(lambda: nodes.leads(nodes.leader) or nodes.leads(nodes.standby))
     scene.ended()
     await scene.heals()
     assert scene.relay.reads("/auth/approle/login") == 1, "nobody took a valid token for a dead one"
