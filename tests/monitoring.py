@@ -8,10 +8,9 @@ import json
 import re
 import shutil
 import threading
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +21,6 @@ from broker.cli.sandbox import free_port, process, wait_for
 
 ROOT = Path(__file__).parents[1]
 DEPLOYED = ROOT / "deploy" / "prometheus"
-PATIENCE = 90.0
 
 
 @dataclass
@@ -48,14 +46,6 @@ class Monitoring:
         url = f"http://127.0.0.1:{self.port}/api/v1/query?query={urllib.parse.quote(expression)}"
         with urllib.request.urlopen(url, timeout=10) as answer:
             return list(json.load(answer)["data"]["result"])
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Return as soon as `condition` is true, and fail when it never is."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"never came true: {what}"
-        time.sleep(0.1)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+from broker.cli.sandbox import free_port
 
 _START_SECONDS = 20.0
 _NO_PROXY = urllib.request.ProxyHandler({})
@@ -71,11 +72,11 @@ class OpenBao:
         self.directory = directory
         self.durable = durable
         self._configured = durable or tls is not None
-        self.port = _free_port()
+        self.port = free_port()
         self.address = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         # The administrator comes by a second, plain listener where the first speaks TLS.
-        self._admin_port = _free_port() if tls else self.port
-        self._cluster_port = cluster.port or _free_port()
+        self._admin_port = free_port() if tls else self.port
+        self._cluster_port = cluster.port or free_port()
         self._audit = audit
         self._cluster = cluster
         self.root_token = secrets.token_hex(16)
@@ -325,12 +326,6 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
             child.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(timeout=10)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.cli.sandbox import free_port
 from tests.openbao import OpenBao
 
 _START_SECONDS = 30.0
@@ -43,9 +43,7 @@ class PostgreSQL:
         self._directory = Path(tempfile.mkdtemp(prefix="logflux-postgres-"))
         self._user = _other_user()
         self.password = secrets.token_hex(16)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self._child: subprocess.Popen[bytes] | None = None
         try:
             self._create()

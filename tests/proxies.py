@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.cli.sandbox import free_port
 from tests.certificates import Files
 
 _HELPER = Path("/usr/lib/squid/basic_ncsa_auth")
@@ -48,7 +49,7 @@ def squid(*, login: str | None = None, tls: Files | None = None) -> Iterator[Pro
     """Run an HTTP proxy, which tunnels to this machine alone; over TLS with `tls`, for `name:password` with `login`."""
     program = needed("squid")
     with _directory() as directory:
-        port = _free_port()
+        port = free_port()
         log = directory / "access.log"
         lines = [
             f"{_listener(directory, tls)}_port 127.0.0.1:{port}{_listener_options(directory, tls)}",
@@ -73,7 +74,7 @@ def dante() -> Iterator[Proxy]:
     """Run a SOCKS5 proxy that lets everybody through to this machine."""
     program = needed("danted")
     with _directory() as directory:
-        port = _free_port()
+        port = free_port()
         log = directory / "dante.log"
         config = directory / "danted.conf"
         config.write_text(
@@ -146,9 +147,3 @@ def _running(command: list[str], port: int, log: Path) -> Iterator[None]:
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

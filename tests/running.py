@@ -9,10 +9,9 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,14 +137,6 @@ def verb(*words: str) -> "subprocess.CompletedProcess[str]":
 def audit(broker: RunningBroker, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run `broker audit NAME` on the trail of `broker`."""
     return verb("audit", name, "--database", str(broker.place.database), *arguments)
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
-    """Return as soon as `condition` holds, and fail when it never does."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
 
 
 def append_line(file: Path, text: str) -> None:

@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 from broker.cli.sandbox import Process, Sandbox, process
 from broker.web.listener import bind
 from tests.running import RunningBroker, verb
+from tests.waiting import wait_until
 
 # The descriptors begin at 3 and the variable names the process itself, so both are set where the broker begins.
 _HAND_OVER = """
@@ -141,13 +142,6 @@ def ended(child: Process) -> tuple[int, str]:
     return status, child.log.read_text(errors="replace")
 
 
-def until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
-
-
 class Agent(threading.Thread):
     """Connects anew for each request, one after the other, and keeps what went wrong."""
 
@@ -160,7 +154,7 @@ class Agent(threading.Thread):
 
     def answer_some_more(self) -> None:
         before = self.answered
-        until(lambda: self.answered > before + 5)
+        wait_until(lambda: self.answered > before + 5)
 
     def run(self) -> None:
         while not self.enough.is_set():

@@ -1,7 +1,7 @@
 """Trails for tests: real stores in a folder, and one whose commits fail as asked."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,6 @@ from broker.errors import AuditUnavailableError
 from broker.metrics import Metrics
 from broker.store.sqlite import SqliteTrailStore
 from broker.store.sqlite_reader import SqliteTrailReader
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110  The condition is somebody else's state, which sets no event.
-            await asyncio.sleep(0.005)
 
 
 def event(name: str = "spiffe://example/shipper", reference: str = "vault:secret/logflux#api_key") -> AuditEvent:

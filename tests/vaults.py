@@ -1,8 +1,7 @@
 """Vault providers for tests, and what they were seen to do."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,6 @@ from broker.providers.base import ProviderTools
 from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.settings import VaultSettings
 from tests.openbao import OpenBao
-
-
-async def until(done: Callable[[], bool]) -> None:
-    """Return as soon as `done` does, and fail when it never does."""
-    async with asyncio.timeout(60):
-        while not done():  # noqa: ASYNC110  What is waited for is another process.
-            await asyncio.sleep(0.02)
 
 
 class Seen:

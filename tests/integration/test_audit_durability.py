@@ -18,7 +18,8 @@ from broker.audit.trail import Trail
 from broker.errors import AuditUnavailableError
 from broker.store.sqlite import SqliteTrailStore
 from broker.store.sqlite_reader import SqliteTrailReader
-from tests.trails import checked, event, running, until
+from tests.trails import checked, event, running
+from tests.waiting import until
 
 
 def bodies(directory: Path) -> list[str]:

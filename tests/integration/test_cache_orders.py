@@ -15,7 +15,8 @@ import pytest
 
 from broker.cli.sandbox import OPERATOR, sandbox, store_request
 from broker.key_file import write_private
-from tests.running import RunningBroker, audit, serving, wait_until
+from tests.running import RunningBroker, audit, serving
+from tests.waiting import wait_until
 
 KEY = os.urandom(32)
 API_KEY = "vault:secret/logflux#api_key"

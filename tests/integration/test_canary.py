@@ -16,7 +16,8 @@ import pytest
 
 from broker.cli.sandbox import BROKER_RULES_IN_THE_STORE, SHIPPER, sandbox, store_request
 from tests.receivers import Receiver, receiving
-from tests.running import RunningBroker, audit, running, serving, wait_until
+from tests.running import RunningBroker, audit, running, serving
+from tests.waiting import wait_until
 
 CANARY = "Kanarie/4711+geheim&süß"
 

@@ -6,7 +6,8 @@ from datetime import datetime
 import pytest
 
 from broker.cli.sandbox import store_request
-from tests.running import RunningBroker, audit, running, wait_until
+from tests.running import RunningBroker, audit, running
+from tests.waiting import wait_until
 
 API_KEY = "vault:secret/logflux#api_key"
 

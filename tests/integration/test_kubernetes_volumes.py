@@ -4,7 +4,6 @@ import os
 import socket
 import sqlite3
 import ssl
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from broker.cli.sandbox import free_port
 from tests.certificates import Files, TestAuthority, client_context
 from tests.kubelet import USER, Pod, open_directory
 from tests.manifests import broker_pod, needs_kubectl, of_kind, rendered
+from tests.waiting import wait_until
 
 pytestmark = [
     needs_kubectl,
@@ -62,7 +62,7 @@ class Cluster:
     def mounts(self, value: bytes) -> None:
         """Mount credentials, and return when the broker has seen them."""
         self.pod.rewrite("credentials", credentials(value))
-        until(lambda: not self.told(PAT) and self.resolve(PAT) == value)
+        wait_until(lambda: not self.told(PAT) and self.resolve(PAT) == value)
 
 
 def shipper(authority: TestAuthority) -> Files:
@@ -123,20 +123,13 @@ def cluster(authority: TestAuthority) -> Iterator[Cluster]:
     with open_directory() as directory:
         it = embedded(directory, authority)
         with it.pod.run():
-            until(lambda: it.pod.probe(*readiness(it)))
+            wait_until(lambda: it.pod.probe(*readiness(it)))
             yield it
 
 
 def readiness(cluster: Cluster) -> tuple[Any, Any]:
     (broker,) = cluster.pod.spec["containers"]
     return broker, broker["readinessProbe"]
-
-
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
 
 
 def test_user_1000_reads_what_the_fs_group_may_and_sees_the_swap(cluster: Cluster) -> None:
@@ -157,9 +150,9 @@ def test_a_new_policy_in_the_config_map_is_in_force_without_a_restart(cluster: C
     text = (cluster.pod.volume("policy") / "policy.yaml").read_bytes()
     cluster.mounts(b"value")
     cluster.pod.rewrite("policy", {"policy.yaml": text.replace(b"logflux/shipper", b"logflux/nobody")})
-    until(lambda: "denied" in cluster.told(PAT))
+    wait_until(lambda: "denied" in cluster.told(PAT))
     cluster.pod.rewrite("policy", {"policy.yaml": text})
-    until(lambda: not cluster.told(PAT))
+    wait_until(lambda: not cluster.told(PAT))
 
 
 def test_check_config_finds_nothing_in_what_is_mounted(cluster: Cluster) -> None:
@@ -172,7 +165,7 @@ def test_a_renewed_certificate_is_shown_without_a_restart(cluster: Cluster) -> N
     renewed = server(cluster.authority)
     before = shown(cluster)
     cluster.pod.rewrite("tls", {name.replace("ca.crt", "agents-ca.crt"): data for name, data in renewed.items()})
-    until(lambda: shown(cluster) != before)
+    wait_until(lambda: shown(cluster) != before)
     assert shown(cluster) == ssl.PEM_cert_to_DER_cert(renewed["tls.crt"].decode())
     cluster.mounts(b"value")
 
@@ -217,7 +210,7 @@ def refused_with(cluster: Cluster, change: Callable[[Path], None]) -> str:
     """Return what an agent is told after `change` of the mounted file."""
     cluster.mounts(b"value")
     change(cluster.pod.volume("credentials") / "..data" / "pat")
-    until(lambda: bool(cluster.told(PAT)))
+    wait_until(lambda: bool(cluster.told(PAT)))
     return cluster.told(PAT)
 
 

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from broker.cli.sandbox import SHIPPER, Sandbox
 from tests.leasing import PASSWORD, POLICY, USER, Store, leasing_sandbox
 from tests.postgres import PostgreSQL, postgres
-from tests.running import Answer, RunningBroker, audit, serving, wait_until
+from tests.running import Answer, RunningBroker, audit, serving
+from tests.waiting import wait_until
 
 __all__ = ["postgres"]
 

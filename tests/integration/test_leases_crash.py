@@ -12,7 +12,8 @@ from broker.store.state import read_leases
 from tests.leasing import PASSWORD, USER, Store, leasing_sandbox
 from tests.postgres import PostgreSQL, postgres
 from tests.relays import Relay, relaying
-from tests.running import RunningBroker, serving, wait_until
+from tests.running import RunningBroker, serving
+from tests.waiting import wait_until
 
 __all__ = ["postgres"]
 

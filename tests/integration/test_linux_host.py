@@ -20,8 +20,8 @@ from tests.service_manager import (
     ended,
     events,
     supervisor,
-    until,
 )
+from tests.waiting import wait_until
 
 API_KEY = "vault:secret/logflux#api_key"
 PAT = "env:LOGFLUX_PAT"
@@ -172,7 +172,7 @@ def test_a_thousand_sighups_are_a_few_reloads_and_the_last_one_counts(manager: S
                 if number == 998:
                     policy.write_text(good.replace(f'"{PAT}", ', ""))
                 child.handle.send_signal(signal.SIGHUP)
-            until(lambda: broker.resolve(PAT).status == 403)
+            wait_until(lambda: broker.resolve(PAT).status == 403)
             assert RunningBroker(place, child).resolve(API_KEY).status == 200
             assert manager.stop(child) == 0
         # Each reload is an event of the trail, and the trail is no place for a thousand of them.

@@ -17,8 +17,9 @@ import pytest
 
 from broker.__main__ import main
 from broker.cli.sandbox import SHIPPER
-from tests.monitoring import Monitoring, monitoring, until
+from tests.monitoring import Monitoring, monitoring
 from tests.running import RunningBroker, running
+from tests.waiting import wait_until
 
 SERVERS = ("prometheus", "prometheus-alertmanager", "prometheus-node-exporter")
 INSTALL = f"needs Debian's servers; to run it: sudo apt-get install {' '.join(SERVERS)}"
@@ -45,11 +46,11 @@ class Watched:
 
     def fires(self, *alerts: str) -> None:
         for alert in alerts:
-            until(lambda: self.monitoring.receiver.was_told("firing", alert), f"{alert} fires")  # noqa: B023  Called here.
+            wait_until(lambda: self.monitoring.receiver.was_told("firing", alert), f"{alert} fires")  # noqa: B023  Called here.
 
     def ends(self, *alerts: str) -> None:
         for alert in alerts:
-            until(lambda: self.monitoring.receiver.was_told("resolved", alert), f"{alert} ends")  # noqa: B023  As above.
+            wait_until(lambda: self.monitoring.receiver.was_told("resolved", alert), f"{alert} ends")  # noqa: B023  As above.
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +61,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             assert broker.resolve(API_KEY).status == 200
             it = Watched(broker, watching)
             assert it.verify() == 0
-            until(lambda: watching.query('broker_cache_usable_sources{provider="vault"} > 0') != [], "the outlook")
-            until(lambda: watching.query("broker_audit_verify_good == 1") != [], "the verification is collected")
+            wait_until(lambda: watching.query('broker_cache_usable_sources{provider="vault"} > 0') != [], "the outlook")
+            wait_until(lambda: watching.query("broker_audit_verify_good == 1") != [], "the verification is collected")
             yield it
 
 
@@ -126,7 +127,7 @@ def test_every_query_of_the_dashboard_returns_data(watched: Watched) -> None:
         return not waiting
 
     with contextlib.suppress(AssertionError):
-        until(all_answered, "the dashboard")
+        wait_until(all_answered, "the dashboard")
     assert list(waiting) == []
 
 

@@ -4,8 +4,7 @@ import http.client
 import json
 import signal
 import ssl
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from broker.__main__ import main
 from broker.cli.sandbox import SHIPPER, sandbox
 from tests.running import RunningBroker, serving
+from tests.waiting import wait_until
 
 ENV = "env:LOGFLUX_PAT"
 
@@ -27,13 +27,6 @@ def broker() -> Iterator[RunningBroker]:
         place.settings_file.write_text(text.replace("tls:\n", f"tls:\n  client_crl: {pki}/ca.crl\n"))
         with serving(place) as running:
             yield running
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, "waited for a minute"
-        time.sleep(0.1)
 
 
 def connect(broker: RunningBroker, agent: str = "shipper") -> http.client.HTTPSConnection:
@@ -90,7 +83,7 @@ def test_a_storm_of_a_thousand_signals_costs_a_few_reloads_and_the_new_certifica
     (pki / "broker-2.crt").replace(pki / "broker.crt")
     for _ in range(1000):
         hang_up(broker)
-    until(lambda: shown(broker) != before)
+    wait_until(lambda: shown(broker) != before)
     assert shown(broker) == ssl.PEM_cert_to_DER_cert((pki / "broker.crt").read_text())
     assert ask(connection) == 200, "an open connection goes on"
     connection.close()
@@ -105,7 +98,7 @@ def test_a_revoked_agent_is_refused_on_its_open_connection(broker: RunningBroker
     assert ask(leaver) == ask(shipper) == 200
     assert main(["pki", "revoke", "--dir", str(pki), str(pki / "leaver.crt")]) == 0
     # Without a signal: the broker sees the new file by itself.
-    until(lambda: ask(leaver) == 401)
+    wait_until(lambda: ask(leaver) == 401)
     assert ask(shipper) == 200
     with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
         visit(broker, "leaver")
@@ -121,15 +114,15 @@ def test_a_setting_that_needs_a_restart_is_named_and_the_log_level_follows(broke
     file.write_text("log_level: warning\n" + text.replace(port, "port: 1"))
     series = 'broker_configuration_reloads_total{outcome="restart_needed",part="settings"}'
     hang_up(broker)
-    until(lambda: value(broker, series) >= 1)
-    until(lambda: "listen.port" in broker.log and "restart_needed" in broker.log)
+    wait_until(lambda: value(broker, series) >= 1)
+    wait_until(lambda: "listen.port" in broker.log and "restart_needed" in broker.log)
     assert visit(broker) == 200, "the old port is kept"
     lines = len(broker.log.splitlines())
     assert visit(broker) == 200
     assert len(broker.log.splitlines()) == lines, "requests are logged at info, which is not shown any more"
     file.write_text(text)
     hang_up(broker)
-    until(lambda: value(broker, 'broker_configuration_last_reload_successful{part="settings"}') == 1)
+    wait_until(lambda: value(broker, 'broker_configuration_last_reload_successful{part="settings"}') == 1)
 
 
 def test_settings_that_can_not_be_read_keep_the_old_ones(broker: RunningBroker) -> None:
@@ -137,8 +130,8 @@ def test_settings_that_can_not_be_read_keep_the_old_ones(broker: RunningBroker) 
     text = file.read_text()
     file.write_text("listen: [")
     hang_up(broker)
-    until(lambda: value(broker, 'broker_configuration_reloads_total{outcome="refused",part="settings"}') >= 1)
+    wait_until(lambda: value(broker, 'broker_configuration_reloads_total{outcome="refused",part="settings"}') >= 1)
     assert visit(broker) == 200
     file.write_text(text)
     hang_up(broker)
-    until(lambda: value(broker, 'broker_configuration_last_reload_successful{part="settings"}') == 1)
+    wait_until(lambda: value(broker, 'broker_configuration_last_reload_successful{part="settings"}') == 1)

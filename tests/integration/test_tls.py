@@ -23,9 +23,10 @@ from broker.web.certificates import TlsFiles, build_context, read_pair, read_tru
 from broker.web.listener import HandshakeResult, TlsListener, bind
 from broker.web.tls import HandshakeOutcome, Peers, VerifiedChain, handshake_failure_reason
 from tests.certificates import Files, TestAuthority, client_context
+from tests.dialing import REQUEST, ask, dial
+from tests.waiting import until
 
 SHIPPER = "spiffe://test.example/logflux/shipper"
-REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
 DAY = dt.timedelta(days=1)
@@ -80,16 +81,11 @@ class Served:
         return [result.outcome for result in self.results]
 
     async def reported(self, count: int = 1) -> list[str]:
-        await self._until(lambda: len(self.results) >= count)
+        await until(lambda: len(self.results) >= count)
         return self.outcomes
 
     async def settled(self, connections: int) -> None:
-        await self._until(lambda: self.listener.connections == connections)
-
-    async def _until(self, true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not true():  # noqa: ASYNC110  What is waited for is told by no event.
-                await asyncio.sleep(0.005)
+        await until(lambda: self.listener.connections == connections)
 
     async def answer(self, request: web.Request) -> web.Response:
         try:
@@ -136,31 +132,6 @@ def context_of(authority: TestAuthority, *, minimum: Any = "1.3", client_ca: Pat
 def server_context(*, minimum: Any = "1.3", **paths: Path) -> ssl.SSLContext:
     files, now = TlsFiles(**paths), time.time()
     return build_context(pair=read_pair(files, now=now), trust=read_trust(files, now=now), minimum=minimum)
-
-
-def dial(port: int, context: ssl.SSLContext, **rest: Any) -> ssl.SSLSocket:
-    plain = socket.create_connection(("127.0.0.1", port), timeout=10)
-    try:
-        return context.wrap_socket(plain, server_hostname="localhost", **rest)
-    except BaseException:
-        plain.close()
-        raise
-
-
-def ask(connection: ssl.SSLSocket) -> str:
-    """Return the body of the answer to one request on `connection`."""
-    connection.sendall(REQUEST)
-    received = b""
-    while b"\r\n\r\n" not in received:
-        part = connection.recv(65536)
-        if not part:
-            return ""
-        received += part
-    head, _, body = received.partition(b"\r\n\r\n")
-    length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-    while len(body) < length:
-        body += connection.recv(65536)
-    return body.decode()
 
 
 def visit(port: int, context: ssl.SSLContext) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import datetime as dt
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,9 +23,9 @@ from broker.web.credentials import Credentials
 from broker.web.listener import HandshakeResult, TlsListener, bind
 from broker.web.tls import Peers
 from tests.certificates import Files, TestAuthority, client_context
+from tests.dialing import ask, dial
 from tests.fakes import FakeTrail, fake_metrics
 
-REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SHIPPER = "spiffe://test.example/logflux/shipper"
 DAY = dt.timedelta(days=1)
 
@@ -87,26 +86,6 @@ class Served:
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
-
-
-def dial(port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
-    plain = socket.create_connection(("127.0.0.1", port), timeout=10)
-    try:
-        return context.wrap_socket(plain, server_hostname="localhost")
-    except BaseException:
-        plain.close()
-        raise
-
-
-def ask(connection: ssl.SSLSocket) -> str:
-    connection.sendall(REQUEST)
-    received = b""
-    while b"\r\n\r\n" not in received:
-        part = connection.recv(65536)
-        if not part:
-            return ""
-        received += part
-    return received.partition(b"\r\n\r\n")[2].decode()
 
 
 def serial(connection: ssl.SSLSocket) -> int:

@@ -14,7 +14,8 @@ from broker.trace_context import CURRENT, TraceContext
 from tests.openbao import OpenBao
 from tests.relays import Relay, relaying
 from tests.running import RunningBroker, serving
-from tests.vaults import closing, private, provider_of, until
+from tests.vaults import closing, private, provider_of
+from tests.waiting import until
 
 __all__ = ["closing"]
 

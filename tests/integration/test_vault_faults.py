@@ -16,7 +16,8 @@ from broker.providers.vault.provider import VaultProvider
 from broker.reference import parse
 from tests.certificates import TestAuthority
 from tests.openbao import Files, OpenBao
-from tests.vaults import Seen, approle_provider, closing, private, provider_of, token_provider, until
+from tests.vaults import Seen, approle_provider, closing, private, provider_of, token_provider
+from tests.waiting import until
 
 __all__ = ["closing"]
 

@@ -9,7 +9,8 @@ from broker.errors import SourceUnavailableError, UpstreamDeniedError
 from broker.providers.vault.provider import VaultProvider
 from broker.reference import parse
 from tests.openbao import OpenBao
-from tests.vaults import Seen, approle_provider, closing, private, provider_of, token_provider, until
+from tests.vaults import Seen, approle_provider, closing, private, provider_of, token_provider
+from tests.waiting import until
 
 __all__ = ["closing"]
 

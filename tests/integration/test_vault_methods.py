@@ -18,7 +18,8 @@ from tests.aws_front import aws_front
 from tests.certificates import TestAuthority
 from tests.openbao import Files, OpenBao
 from tests.token_review import cluster
-from tests.vaults import Seen, closing, private, provider_of, until
+from tests.vaults import Seen, closing, private, provider_of
+from tests.waiting import until
 
 __all__ = ["closing"]
 

@@ -15,7 +15,8 @@ from tests.certificates import Files as Pair
 from tests.certificates import TestAuthority
 from tests.openbao import Files, OpenBao
 from tests.proxies import Proxy, dante, squid
-from tests.vaults import Seen, closing, private, provider_of, until
+from tests.vaults import Seen, closing, private, provider_of
+from tests.waiting import until
 
 __all__ = ["closing"]
 

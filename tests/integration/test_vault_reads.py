@@ -19,7 +19,8 @@ from broker.providers.vault.provider import VaultProvider
 from broker.reference import parse
 from broker.secret import Reading
 from tests.openbao import OpenBao
-from tests.vaults import Seen, closing, token_provider, until
+from tests.vaults import Seen, closing, token_provider
+from tests.waiting import until
 
 __all__ = ["closing"]
 

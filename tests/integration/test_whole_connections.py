@@ -9,7 +9,8 @@ from contextlib import ExitStack, closing
 import pytest
 
 from broker.cli.sandbox import sandbox
-from tests.running import RunningBroker, audit, serving, wait_until
+from tests.running import RunningBroker, audit, serving
+from tests.waiting import wait_until
 
 API_KEY = "vault:secret/logflux#api_key"
 BODY = json.dumps({"references": [API_KEY]}).encode()

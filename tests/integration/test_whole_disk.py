@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from broker.cli.sandbox import Sandbox, sandbox
-from tests.running import RunningBroker, audit, serve_again, serving, wait_until
+from tests.running import RunningBroker, audit, serve_again, serving
+from tests.waiting import wait_until
 
 API_KEY = "vault:secret/logflux#api_key"
 _BAD_INPUT = 3

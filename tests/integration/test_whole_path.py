@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from broker.cli.sandbox import SHIPPER, store_request
-from tests.running import RunningBroker, running, verb, wait_until
+from tests.running import RunningBroker, running, verb
+from tests.waiting import wait_until
 
 API_KEY = "vault:secret/logflux#api_key"
 

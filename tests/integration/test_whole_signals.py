@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from broker.cli.sandbox import sandbox
-from tests.running import RunningBroker, audit, running, serving, wait_until
+from tests.running import RunningBroker, audit, running, serving
+from tests.waiting import wait_until
 
 API_KEY = "vault:secret/logflux#api_key"
 BODY = json.dumps({"references": [API_KEY, "env:LOGFLUX_PAT"]}).encode()

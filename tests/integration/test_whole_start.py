@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from broker.cli.sandbox import free_port, process
-from tests.running import RunningBroker, running, serve_again, wait_until
+from tests.running import RunningBroker, running, serve_again
+from tests.waiting import wait_until
 
 # Root may look everywhere by its capabilities; both sides do without them, as a broker in service does.
 UNPRIVILEGED = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"] if os.getuid() == 0 else []

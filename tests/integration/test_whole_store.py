@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from broker.cli.sandbox import Sandbox, free_port, sandbox, store_request
-from tests.running import RunningBroker, serving, wait_until
+from tests.running import RunningBroker, serving
 from tests.vaults import private
+from tests.waiting import wait_until
 
 API_KEY = "vault:secret/logflux#api_key"
 # Sources of their own, which are in no cache before their test.

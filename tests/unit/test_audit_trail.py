@@ -11,7 +11,8 @@ from broker.audit.chain import record_hash
 from broker.audit.checkpoint import load_or_create_checkpoint_key, notes_in, open_note
 from broker.audit.trail import MAX_COMMIT, Trail
 from broker.errors import AuditUnavailableError, SettingsInvalidError
-from tests.trails import MemoryStore, build, event, running, until
+from tests.trails import MemoryStore, build, event, running
+from tests.waiting import until
 
 
 async def until_healthy(trail: Trail) -> None:

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from broker.providers.vault.addresses import AddressBook, Health
-from tests.vaults import Seen, until
+from tests.vaults import Seen
+from tests.waiting import until
 
 ONE, TWO, THREE = (f"https://{name}.example:8200" for name in ("one", "two", "three"))
 
