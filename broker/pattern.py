@@ -11,7 +11,17 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from broker.errors import MalformedPatternError, MalformedReferenceError, ScopeRefusedError
-from broker.reference import MAX_REFERENCE_CHARACTERS, Reference, Source, cut, read_pointer, read_query, spell
+from broker.reference import (
+    MAX_REFERENCE_CHARACTERS,
+    PREVIOUS,
+    Reference,
+    Source,
+    Version,
+    cut,
+    read_pointer,
+    read_query,
+    spell,
+)
 
 ONE: Final = "*"
 ANY: Final = "**"
@@ -33,7 +43,7 @@ class Pattern:
     scheme: str
     segments: Segments
     pointer: Segments
-    version: int | None
+    version: Version | None
     parameters: tuple[tuple[str, str], ...]
     text: str
 
@@ -51,7 +61,7 @@ class Pattern:
     def touches_reference(self, reference: Reference) -> bool:
         """Tell whether anything that `reference` reveals lies within this pattern (for deny).
 
-        A reference that names no version may get any, and one to a whole secret reveals each of its fields.
+        A reference that names no version may get any number, and one to a whole secret reveals each of its fields.
         """
         return self.touches_source(reference.source) and (
             _matches_prefix(self.pointer, reference.pointer) or _begins_with(self.pointer, reference.pointer)
@@ -61,7 +71,7 @@ class Pattern:
         """Tell whether anything that one read of `source` gives lies within this pattern."""
         return (
             self.scheme == source.scheme
-            and (self.version is None or source.version in (None, self.version))
+            and _version_touched(self.version, source.version)
             and _matches(self.segments, source.segments)
         )
 
@@ -154,6 +164,16 @@ def _check_wildcards(segments: Sequence[str], at: int) -> None:
             message = "a * stands for a whole segment, ** for any number of them; it is never a part of a name"
             raise MalformedPatternError(message, position=at + segment.index(ONE))
         at += len(segment) + 1
+
+
+def _version_touched(ours: Version | None, theirs: Version | None) -> bool:
+    """Tell whether one read of their version may give ours: the previous one may have any number, and be any number."""
+    if ours is None or ours == theirs:
+        return True
+    if PREVIOUS in {ours, theirs}:
+        # The current version alone is never the previous one.
+        return theirs is not None
+    return theirs is None
 
 
 def _parameters_covered(ours: tuple[tuple[str, str], ...], theirs: tuple[tuple[str, str], ...]) -> bool:

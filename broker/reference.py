@@ -8,7 +8,7 @@ with the position of the offending character. A resolved value never comes back 
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, Literal, NamedTuple, NoReturn
 from urllib.parse import quote, unquote
 
 from broker.errors import MalformedReferenceError
@@ -17,6 +17,9 @@ MAX_REFERENCE_CHARACTERS: Final = 1024
 ENV: Final = "env"
 FILE: Final = "file"
 VAULT: Final = "vault"
+PREVIOUS: Final = "previous"
+# A number, or the version before the current one, whatever its number is.
+Version = int | Literal["previous"]
 
 KINDS: Final = (
     "a reference is ${NAME} or env:NAME (a declared variable), /abs/path or file:/abs/path (a mounted file), "
@@ -24,7 +27,7 @@ KINDS: Final = (
 )
 _NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,127}\Z")
 _SHELL: Final = re.compile(r"\$(?:\{(?P<braced>[^}]*)\}|<(?P<angled>[^>]*)>|(?P<bare>[^{<].*))\Z", re.DOTALL)
-_VERSION: Final = re.compile(r"[1-9][0-9]{0,8}\Z")
+_VERSION: Final = re.compile(r"(?:[1-9][0-9]{0,8}|previous)\Z")
 _PARAMETER: Final = re.compile(r"[a-z][a-z0-9_]*\Z")
 _PLAIN_VAULT: Final = re.compile(r"vault:(?P<path>[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)+)(?:#(?P<field>[A-Za-z0-9_-]+))?\Z")
 # White space other than the space, controls, invisible and unassigned characters, and line ends of Unicode.
@@ -41,7 +44,7 @@ class Source(NamedTuple):
 
     scheme: str
     path: str
-    version: int | None = None
+    version: Version | None = None
     parameters: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -160,7 +163,7 @@ def spell(source: Source, pointer: tuple[str, ...], decode: str | None) -> str:
     return f"{source.scheme}:{source.path}{'?' if query else ''}{query}{field}"
 
 
-def read_query(parts: Parts) -> tuple[int | None, str | None, tuple[tuple[str, str], ...]]:
+def read_query(parts: Parts) -> tuple[Version | None, str | None, tuple[tuple[str, str], ...]]:
     """Return version, decoding and engine parameters, each key once.
 
     Raises:
@@ -182,7 +185,7 @@ def read_query(parts: Parts) -> tuple[int | None, str | None, tuple[tuple[str, s
         at += len(pair) + 1
     version = found.pop("version", None)
     decode = found.pop("decode", None)
-    return (int(version) if version else None), decode, tuple(sorted(found.items()))
+    return _version_of(version), decode, tuple(sorted(found.items()))
 
 
 def read_pointer(parts: Parts) -> tuple[str, ...]:
@@ -307,6 +310,12 @@ def _query_value(raw: str, at: int) -> str:
     return value
 
 
+def _version_of(text: str | None) -> Version | None:
+    if text is None:
+        return None
+    return PREVIOUS if text == PREVIOUS else int(text)
+
+
 def _check_pair(scheme: str, key: str, value: str, at: int) -> None:
     if key == "decode":
         if value != "base64":
@@ -314,7 +323,7 @@ def _check_pair(scheme: str, key: str, value: str, at: int) -> None:
     elif scheme != VAULT:
         _refuse(f"{scheme}: references have no such parameter; only decode=base64 may follow its ?", at)
     elif key == "version" and _VERSION.match(value) is None:
-        _refuse("version is a number from 1 on, without leading zeros", at)
+        _refuse("version is a number from 1 on, without leading zeros, or previous", at)
 
 
 def _refuse(detail: str, position: int) -> NoReturn:

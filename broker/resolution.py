@@ -62,6 +62,15 @@ WORST_FIRST: Final = (Status.INVALID, Status.DENIED, Status.MISSING, Status.UNAV
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Previous:
+    """The version before, which counts until the wall time `until`."""
+
+    value: SecretValue
+    version: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Granted:
     """A value, with its clocks in wall seconds. `reference` is as it was asked."""
 
@@ -73,6 +82,7 @@ class Granted:
     fresh_until: float
     stale_until: float
     lease: LeaseFacts | None = None
+    previous: Previous | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,16 +114,27 @@ class Item:
         scheme: The provider that it concerns, `none` when there is none; a label of a metric.
         result: What its asker is told.
         record: What the audit keeps of it.
+        previous: The item of the version before, whose value leaves with this one.
 
     """
 
     scheme: str
     result: Granted | Refused
     record: ReferenceRecord
+    previous: "Item | None" = None
 
     def withheld(self) -> "Item":
         """Return the item of a value that stays here, because another reference of the request failed."""
-        return replace(self, record=replace(self.record, status=WITHHELD, fingerprint=""))
+        previous = None if self.previous is None else self.previous.withheld()
+        return replace(self, record=replace(self.record, status=WITHHELD, fingerprint=""), previous=previous)
+
+    def with_previous(self, before: "Item", until: float) -> "Item":
+        """Return the item with the value of `before`, the version before, which counts until the wall time `until`."""
+        current, older = self.result, before.result
+        if not isinstance(current, Granted) or not isinstance(older, Granted):
+            return self
+        previous = Previous(value=older.value, version=older.version or "", until=until)
+        return replace(self, result=replace(current, previous=previous), previous=before)
 
 
 def resolution_of(items: Sequence[Item], require: Require) -> Resolution:

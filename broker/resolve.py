@@ -5,16 +5,17 @@ exists. The event is durable before a value is returned. Everything else may cha
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Final
 
 from broker.admission import Address, Admission, Admitted, Policy, PolicySource, Trail
-from broker.audit.event import AuditEvent, EventKind, Outcome
+from broker.audit.event import AuditEvent, EventKind, Outcome, ReferenceRecord
 from broker.errors import FetchError, IdentityRefusedError, MalformedReferenceError, ReferenceCountError
 from broker.identity import PeerIdentity
 from broker.leases.held import Asker
 from broker.metrics import Metrics
-from broker.policy.decision import Decision, Deny
+from broker.policy.decision import Allow, Decision, Deny
+from broker.previous import overlaps_of
 from broker.reference import Reference, Source, parse
 from broker.remembered import Cached
 from broker.resolution import (
@@ -38,6 +39,22 @@ from broker.trace_context import audit_details
 _MAX_PARSED: Final = 4096
 
 _Parsed = Reference | MalformedReferenceError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What an asker wants beyond what policy gives; it never loosens what policy says.
+
+    Attributes:
+        max_age: Seconds since the read that a value may have.
+        min_versions: The least version of references, by their texts.
+        previous: Whether what has an overlap running comes with the version before.
+
+    """
+
+    max_age: float | None = None
+    min_versions: Mapping[str, int] = field(default_factory=dict)
+    previous: bool = False
 
 
 class ResolveReferences:
@@ -73,12 +90,9 @@ class ResolveReferences:
         require: Require,
         address: Address,
         request: str,
-        max_age: float | None = None,
-        min_versions: Mapping[str, int] = MappingProxyType({}),
+        wishes: Wishes,
     ) -> Resolution:
         """Return what `peer` may have of `texts`, after that is on record.
-
-        `max_age` (seconds) and `min_versions` (by text) tighten what policy says of freshness.
 
         Raises:
             ReferenceCountError: There is no reference, or there are too many.
@@ -96,10 +110,12 @@ class ResolveReferences:
         parsed = {text: self._parse(text) for text in texts}
         decisions = self._decide(self._policy.current, asker, parsed.values())
         readings = await self._sources.read(
-            decisions, _freshness(parsed, max_age, min_versions), Asker(peer=peer, context=asker.context)
+            decisions, _freshness(parsed, wishes), Asker(peer=peer, context=asker.context)
         )
         now = asker.context.now
         items = [self._item(text, parsed[text], decisions, readings, now=now) for text in texts]
+        if wishes.previous:
+            items = await self._with_previous(asker, parsed, decisions, readings, items, wishes.max_age)
         resolution = resolution_of(items, require)
         await self._record(asker, items, resolution)
         return resolution
@@ -156,6 +172,37 @@ class ResolveReferences:
                 reading = error
         return failed_item(text, reference, decision, self._sources.label_of(reference), reading)
 
+    async def _with_previous(
+        self,
+        asker: Admitted,
+        parsed: Mapping[str, _Parsed],
+        decisions: Mapping[Reference, Decision],
+        readings: Mapping[Source, Cached | FetchError],
+        items: Sequence[Item],
+        max_age: float | None,
+    ) -> list[Item]:
+        """Return `items`, each with the version before where that counts, is there, and may be had."""
+        now = asker.context.now
+        allowed = [reference for reference, decision in decisions.items() if isinstance(decision, Allow)]
+        overlaps = overlaps_of(allowed, readings, now=now)
+        before = {overlap.reference: overlap for overlap in overlaps.values()}
+        decided = self._decide(self._policy.current, asker, before)
+        # Read when the current one was, it may still be the version before that.
+        versions = {overlap.reference.source: overlap.version for overlap in before.values()}
+        older = await self._sources.read(
+            decided, Freshness(max_age=max_age, versions=versions), Asker(peer=asker.peer, context=asker.context)
+        )
+        joined = []
+        for item in items:
+            reference = parsed[item.result.reference]
+            overlap = overlaps.get(reference) if isinstance(reference, Reference) else None
+            if overlap is not None:
+                found = self._item(overlap.reference.text, overlap.reference, decided, older, now=now)
+                if isinstance(found.result, Granted) and found.result.version == str(overlap.version):
+                    item = item.with_previous(found, overlap.until)  # noqa: PLW2901  The same item, with one more fact.
+            joined.append(item)
+        return joined
+
     async def _record(self, asker: Admitted, items: Sequence[Item], resolution: Resolution) -> None:
         revealed = resolution.complete and any(isinstance(item.result, Granted) for item in items)
         if not revealed:
@@ -169,7 +216,7 @@ class ResolveReferences:
             request=asker.request,
             reason=resolution.worst or "",
             token=asker.token,
-            references=tuple([item.record for item in items]),
+            references=tuple(_records(items)),
             details=audit_details(),
         )
         await self._trail.append(event)
@@ -183,10 +230,19 @@ class ResolveReferences:
                 self._metrics.references(provider=scheme, outcome=status, count=count)
 
 
-def _freshness(parsed: Mapping[str, _Parsed], max_age: float | None, min_versions: Mapping[str, int]) -> Freshness:
+def _freshness(parsed: Mapping[str, _Parsed], wishes: Wishes) -> Freshness:
     versions: dict[Source, int] = {}
-    for text, version in min_versions.items():
+    for text, version in wishes.min_versions.items():
         reference = parsed.get(text)
         if isinstance(reference, Reference):
             versions[reference.source] = max(version, versions.get(reference.source, 0))
-    return Freshness(max_age=max_age, versions=versions)
+    return Freshness(max_age=wishes.max_age, versions=versions)
+
+
+def _records(items: Iterable[Item]) -> list[ReferenceRecord]:
+    records = []
+    for item in items:
+        records.append(item.record)
+        if item.previous is not None:
+            records.append(item.previous.record)
+    return records

@@ -1,7 +1,7 @@
 """The routes of the agents' listener: HTTP in, the use case, HTTP out. No decision is made here."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
@@ -15,6 +15,7 @@ from broker.clock import Clock
 from broker.errors import IdentityRefusedError, MalformedReferenceError
 from broker.identity import PeerIdentity
 from broker.resolution import Granted, Require, Resolution
+from broker.resolve import Wishes
 from broker.series.requests import RequestSeries
 from broker.web.body import read_model
 from broker.web.middleware import Edge, facts_of, finish, json_headers, logs_references, logs_requests, request_id_of
@@ -55,8 +56,7 @@ class Resolver(Protocol):
         require: Require,
         address: Address,
         request: str,
-        max_age: float | None,
-        min_versions: Mapping[str, int],
+        wishes: Wishes,
     ) -> Resolution:
         """Return what the peer may have, after that is on record."""
         ...
@@ -119,8 +119,7 @@ class _ResolveHandler:
             require=Require(asked.require),
             address=address,
             request=instance,
-            max_age=asked.max_age,
-            min_versions=asked.min_versions,
+            wishes=Wishes(max_age=asked.max_age, min_versions=asked.min_versions, previous=asked.previous),
         )
         if logs_requests():
             facts.statuses = Counter([str(result.status) for result in resolution.results])

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from broker.remembered import LeaseFacts
-from broker.resolution import Granted, Refused, Resolution
+from broker.resolution import Granted, Previous, Refused, Resolution
 from broker.secret import Encoding, SecretValue
 from broker.web.problems import refused_result
 
@@ -27,6 +27,7 @@ class ResolveRequest(BaseModel):
     require: Literal["all", "any"] = "all"
     max_age: Annotated[float, Field(ge=0, le=86_400)] | None = None
     min_versions: dict[str, Annotated[int, Field(ge=1, le=2**31)]] = Field(default_factory=dict)
+    previous: bool = False
 
     @model_validator(mode="after")
     def _versions_of_what_is_asked(self) -> Self:
@@ -55,7 +56,16 @@ def _granted(result: Granted) -> str:
         f'{{"reference":{quote(result.reference)},"status":"{result.status}","value":{_value(result.value)},'
         f'"encoding":"{result.value.encoding}","version":{version},'
         f'"fetched_at":"{rfc3339(result.fetched_at)}","fresh_until":"{rfc3339(result.fresh_until)}",'
-        f'"stale_until":"{rfc3339(result.stale_until)}","lease":{_lease(result.lease)}}}'
+        f'"stale_until":"{rfc3339(result.stale_until)}","lease":{_lease(result.lease)}{_previous(result.previous)}}}'
+    )
+
+
+def _previous(previous: Previous | None) -> str:
+    if previous is None:
+        return ""
+    return (
+        f',"previous":{{"value":{_value(previous.value)},"encoding":"{previous.value.encoding}",'
+        f'"version":{encode_basestring_ascii(previous.version)},"until":"{rfc3339(previous.until)}"}}'
     )
 
 

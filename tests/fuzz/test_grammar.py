@@ -23,7 +23,11 @@ FIELDS = st.lists(NAMES, max_size=3)
 @st.composite
 def references(draw: st.DrawFn) -> str:
     path = "/".join(draw(st.lists(NAMES, min_size=2, max_size=4)))
-    version = draw(st.sampled_from(["", "?version=1", "?version=2", "?decode=base64", "?x=a", "?x=a%26b&version=1"]))
+    version = draw(
+        st.sampled_from(
+            ["", "?version=1", "?version=previous", "?version=2", "?decode=base64", "?x=a", "?x=a%26b&version=1"]
+        )
+    )
     field = draw(FIELDS)
     return f"vault:{path}{version}" + ("#/" + "/".join(field) if field else "")
 
@@ -31,7 +35,7 @@ def references(draw: st.DrawFn) -> str:
 @st.composite
 def patterns(draw: st.DrawFn) -> Pattern:
     path = "/".join(draw(st.lists(WILD, min_size=2, max_size=4).filter(lambda parts: parts.count("**") <= 2)))
-    version = draw(st.sampled_from(["", "?version=1", "?x=*", "?x=a"]))
+    version = draw(st.sampled_from(["", "?version=1", "?version=previous", "?x=*", "?x=a"]))
     field = draw(st.lists(st.sampled_from(["a", "b", "*"]), max_size=2))
     return parse_pattern(f"vault:{path}{version}" + ("#/" + "/".join(field) if field else ""))
 

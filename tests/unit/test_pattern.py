@@ -182,3 +182,19 @@ def test_repeats_in_a_scope_collapse() -> None:
 def test_a_scope_that_is_not_in_its_one_spelling_is_refused(text: str) -> None:
     with pytest.raises(ScopeRefusedError):
         parse_scope(text)
+
+
+def test_the_previous_version_is_covered_by_itself_and_by_any() -> None:
+    assert covers("vault:a/b?version=previous", "vault:a/b?version=previous")
+    assert covers("vault:a/b", "vault:a/b?version=previous")
+    assert not covers("vault:a/b?version=previous", "vault:a/b")
+    assert not covers("vault:a/b?version=previous", "vault:a/b?version=3")
+    assert not covers("vault:a/b?version=3", "vault:a/b?version=previous")
+
+
+def test_the_previous_version_may_have_any_number_and_is_never_the_current_one() -> None:
+    assert touches("vault:a/b?version=3", "vault:a/b?version=previous")
+    assert touches("vault:a/b?version=previous", "vault:a/b?version=3")
+    assert touches("vault:a/b?version=previous", "vault:a/b?version=previous")
+    assert touches("vault:a/b", "vault:a/b?version=previous")
+    assert not touches("vault:a/b?version=previous", "vault:a/b")

@@ -97,6 +97,9 @@ def test_a_query_value_has_one_encoding() -> None:
         ("vault:a/b?version=-1", 10),
         ("vault:a/b?version=1e3", 10),
         ("vault:a/b?version=0", 10),
+        ("vault:a/b?version=PREVIOUS", 10),
+        ("vault:a/b?version=previous1", 10),
+        ("vault:a/b?version=latest", 10),
         ("vault:a/b?decode=hex", 10),
         ("vault:a/b?X=1", 10),
         ("vault:a", 6),
@@ -171,3 +174,10 @@ def test_a_reference_has_1024_characters_at_most() -> None:
 def test_full_width_and_cyrillic_look_alikes_are_other_names() -> None:
     assert parse("vault:a/\u0430").source != parse("vault:a/a").source
     assert parse("vault:a/b\uff0fc").source.segments == ("a", "b\uff0fc")
+
+
+def test_the_previous_version_has_one_spelling() -> None:
+    found = parse("bao:a/b?version=previous&decode=base64#c")
+    assert found.source.version == "previous"
+    assert found.text == "vault:a/b?decode=base64&version=previous#c"
+    assert parse(found.text) == found

@@ -26,9 +26,10 @@ from broker.errors import (
 from broker.identity import IdentityKind, PeerIdentity
 from broker.pattern import parse_pattern
 from broker.policy.decision import Allow
+from broker.reference import Source
 from broker.resolution import DENIED_DETAIL, Granted, Refused, Require, Resolution
-from broker.resolve import ResolveReferences
-from broker.secret import Facts, Reading, SecretDocument
+from broker.resolve import ResolveReferences, Wishes
+from broker.secret import Facts, Reading, SecretDocument, SecretValue
 from broker.sources import Sources
 from broker.throttle import Throttle
 from broker.tokens import TokenClaims
@@ -97,7 +98,7 @@ class Bench:
             require=require,
             address=ip_address("10.0.0.7"),
             request="request-1",
-            **freshness,
+            wishes=Wishes(**freshness),
         )
 
     def give_token(self, *scope: str, environment: str = "production") -> None:
@@ -489,3 +490,91 @@ async def test_owner_and_classification_are_on_record(bench: Bench) -> None:
     await bench.ask(KEY)
     [record] = bench.trail.events[0].references
     assert (record.owner, record.classification) == ("team-a", "high")
+
+
+PREVIOUS = "vault:secret/app?version=previous#key"
+
+
+class Rotated(FakeProvider):
+    """Keeps two versions of one secret."""
+
+    async def fetch(self, source: Source) -> Reading:
+        reading = await super().fetch(source)
+        return self.before if source.version == "previous" else reading
+
+    before: Reading
+
+
+@pytest.fixture
+def rotated(bench: Bench) -> Bench:
+    """A secret that was rotated a minute ago, with an overlap of an hour."""
+    facts = Facts(overlap=3600.0)
+    vault = Rotated({"secret/app": replace(written(60, key="new"), version="5", facts=facts)})
+    vault.before = replace(written(9999, key="old"), version="4", facts=facts)
+    bench.vault.fetch = vault.fetch
+    bench.vault.sources = vault.sources
+    bench.older = vault
+    return bench
+
+
+async def test_within_the_overlap_the_version_before_comes_too(rotated: Bench) -> None:
+    [granted] = (await rotated.ask(KEY, previous=True)).results
+    assert granted.value == SecretValue.from_bytes(b"new")
+    assert (granted.previous.value, granted.previous.version) == (SecretValue.from_bytes(b"old"), "4")
+    assert granted.previous.until == START - 60 + 3600
+    records = rotated.trail.events[0].references
+    assert [(record.reference, record.version) for record in records] == [(KEY, "5"), (PREVIOUS, "4")]
+    assert all(record.fingerprint for record in records)
+
+
+async def test_who_does_not_ask_for_it_gets_no_version_before(rotated: Bench) -> None:
+    await rotated.ask(KEY, previous=True)
+    [granted] = (await rotated.ask(KEY)).results
+    assert granted.previous is None
+    assert len(rotated.trail.events[-1].references) == 1
+
+
+async def test_past_the_overlap_the_version_before_does_not_come(rotated: Bench) -> None:
+    rotated.clock.advance(3540)
+    assert (await rotated.ask(KEY, previous=True)).results[0].previous is None
+    assert (await rotated.ask(PREVIOUS)).complete, "it can still be asked for by name"
+
+
+async def test_without_an_overlap_in_the_metadata_the_version_before_does_not_come(rotated: Bench) -> None:
+    reading = rotated.vault.sources["secret/app"]
+    rotated.vault.sources["secret/app"] = replace(reading, facts=Facts())
+    assert (await rotated.ask(KEY, previous=True)).results[0].previous is None
+
+
+async def test_policy_decides_about_the_version_before_by_its_own_reference(rotated: Bench) -> None:
+    rotated.policy.allowed = {KEY: ALLOW}
+    assert (await rotated.ask(KEY, previous=True)).results[0].previous is None
+    assert [str(reference) for reference, _ in rotated.policy.asked] == [KEY, PREVIOUS]
+
+
+async def test_a_version_before_that_is_gone_is_no_failure(rotated: Bench) -> None:
+    async def gone(source: Source) -> Reading:
+        if source.version == "previous":
+            raise SecretMissingError("deleted", part=MissingPart.DELETED)
+        return rotated.vault.sources["secret/app"]
+
+    rotated.vault.fetch = gone
+    [granted] = (await rotated.ask(KEY, previous=True)).results
+    assert (granted.value, granted.previous) == (SecretValue.from_bytes(b"new"), None)
+
+
+async def test_a_version_before_that_is_not_the_one_before_is_left_out(rotated: Bench) -> None:
+    rotated.older.before = replace(rotated.older.before, version="5")
+    assert (await rotated.ask(KEY, previous=True)).results[0].previous is None
+
+
+async def test_a_version_before_is_withheld_with_its_value(rotated: Bench) -> None:
+    resolution = await rotated.ask(KEY, "vault:secret/foreign#a", previous=True)
+    assert not resolution.complete
+    assert all(not isinstance(result, Granted) for result in resolution.results)
+    records = rotated.trail.events[0].references
+    assert [(record.status, record.fingerprint) for record in records] == [
+        ("withheld", ""),
+        ("withheld", ""),
+        ("denied", ""),
+    ]

@@ -39,7 +39,7 @@ from broker.providers.vault.logins.methods import login_method
 from broker.providers.vault.mounts import Mount, MountTable
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.transport import StoreTransport
-from broker.reference import Source
+from broker.reference import PREVIOUS, Source
 from broker.secret import Reading
 
 __all__ = ["VaultProvider", "VaultSettings"]
@@ -260,13 +260,28 @@ class VaultProvider:
                 raise SecretUnusableError(message)
             document = await self._ask(mount, format_url("/v1/{}/{}", mount.path, mount.below(source.path)), None)
             return reading_of(document, document.get("data"), limit=self._limit)
-        document = await self._read_version(mount, mount.below(source.path), source.version)
+        below = mount.below(source.path)
+        version = await self._previous(mount, below) if source.version == PREVIOUS else source.version
+        document = await self._read_version(mount, below, version)
         envelope = document.get("data")
         if not isinstance(envelope, dict) or not isinstance(envelope.get("metadata"), dict):
             raise bad_answer()
         # A secret written as null is an empty one.
         fields = {} if envelope.get("data") is None else envelope["data"]
         return reading_of(document, fields, limit=self._limit, metadata=envelope["metadata"])
+
+    async def _previous(self, mount: Mount, below: str) -> int:
+        """Return the number of the version before the current one."""
+        document = await self._read_version(mount, below, None)
+        envelope = document.get("data")
+        metadata = envelope.get("metadata") if isinstance(envelope, dict) else None
+        version = metadata.get("version") if isinstance(metadata, dict) else None
+        if not isinstance(version, int):
+            raise bad_answer()
+        if version <= 1:
+            message = "the secret has one version, and none before it"
+            raise SecretMissingError(message, part=MissingPart.VERSION)
+        return version - 1
 
     async def _read_version(self, mount: Mount, below: str, version: int | None) -> dict[str, Any]:
         path = format_url("/v1/{}/data/{}", mount.path, below)
