@@ -1,8 +1,6 @@
 """The revocation list of the small authority in a directory: `ca.crl`, with every certificate revoked so far."""
 
 import datetime as dt
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.errors import SettingsInvalidError
 from broker.pki import load_authority, require_days
+from broker.whole_file import replace_whole
 
 _SKEW = dt.timedelta(minutes=5)
 
@@ -87,11 +86,8 @@ def _entry(serial: int, now: dt.datetime) -> x509.RevokedCertificate:
 
 
 def _replace(file: Path, data: bytes) -> None:
-    unfinished = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     try:
-        unfinished.write_bytes(data)
-        unfinished.chmod(0o644)
-        os.replace(unfinished, file)  # noqa: PTH105  Says what counts here: in one step.
+        replace_whole(file, data, mode=0o644)
     except OSError as error:
         message = f"{file}: {error.strerror}"
         raise SettingsInvalidError(message) from None

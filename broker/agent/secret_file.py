@@ -1,12 +1,10 @@
 """Write a secret to a file that readers see whole or not at all, with its mode from the first byte."""
 
-import contextlib
-import os
-import secrets
 import stat
 from pathlib import Path
 
 from broker.agent.client import ClientSettingsError
+from broker.whole_file import replace_whole
 
 
 def write_secret_file(file: Path, data: bytes, *, mode: int) -> bool:
@@ -21,7 +19,7 @@ def write_secret_file(file: Path, data: bytes, *, mode: int) -> bool:
     try:
         if _is_there(file, data, mode=mode):
             return False
-        _replace(file, data, mode=mode)
+        replace_whole(file, data, mode=mode)
     except OSError as error:
         message = f"{file}: {error.strerror}; --output names a file in a directory that this user may write to"
         raise ClientSettingsError(message) from None
@@ -43,20 +41,3 @@ def _is_there(file: Path, data: bytes, *, mode: int) -> bool:
         return file.read_bytes() == data
     except PermissionError:
         return False
-
-
-def _replace(file: Path, data: bytes, *, mode: int) -> None:
-    beside = file.parent / f".{file.name}.{secrets.token_hex(8)}"
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            # The umask took bits away; these are what was asked for.
-            os.fchmod(handle.fileno(), mode)
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        beside.replace(file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise

@@ -1,11 +1,9 @@
 """What a verification of the trail found, as a file for Prometheus' textfile collector.
 
 The verifier is a process of its own, so that a broker that was taken over can't vouch for itself. Its series
-stand here and not in `metrics.py`, which holds those of the running broker.
+stand here and not in `series/`, which holds those of the running broker.
 """
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
@@ -13,6 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from broker.audit.verify import VerificationReport
 from broker.audit.walk import Tampering
 from broker.errors import SettingsInvalidError
+from broker.whole_file import replace_whole
 
 
 def write_verification(file: Path, report: VerificationReport, *, now: float, seconds: float) -> None:
@@ -29,17 +28,10 @@ def write_verification(file: Path, report: VerificationReport, *, now: float, se
 
     """
     text = generate_latest(_series_of(report, now=now, seconds=seconds))
-    new = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         # The collector is another user, and nothing in here is secret.
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        with os.fdopen(descriptor, "wb") as handle:
-            os.fchmod(descriptor, 0o644)
-            handle.write(text)
-        new.replace(file)
+        replace_whole(file, text, mode=0o644)
     except OSError as error:
-        with suppress(OSError):
-            new.unlink()
         message = f"{file}: {error.strerror}; --metrics names a file in a directory that this user may write"
         raise SettingsInvalidError(message) from None
 
