@@ -1,7 +1,7 @@
 """The surroundings of the fault matrix."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -23,14 +23,20 @@ def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def before(
-    request: pytest.FixtureRequest, directory: Path, *, store_is: Mapping[str, Any] = MappingProxyType({}), **scene: Any
+    request: pytest.FixtureRequest,
+    directory: Path,
+    *,
+    store_is: Mapping[str, Any] = MappingProxyType({}),
+    prepare: Callable[[OpenBao], None] = lambda _store: None,
+    **scene: Any,
 ) -> AsyncIterator[Scene]:
-    """Yield a scene before a store of its own."""
+    """Yield a scene before a store of its own, once that is filled and `prepare` has done what it does."""
     store = await asyncio.to_thread(OpenBao, directory / "openbao", **store_is)
     try:
         if store.durable:
             await asyncio.to_thread(store.mount, "secret", "kv", {"version": "2"})
         await asyncio.to_thread(fill, store, directory)
+        await asyncio.to_thread(prepare, store)
         async with staged(row_of(request), store, directory, **scene) as it:
             yield it
     finally:

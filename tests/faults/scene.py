@@ -41,8 +41,11 @@ _AGENTS: Final = 3
 _EVERY: Final = 0.1
 _PATIENCE: Final = 40.0
 AGENT: Final = "spiffe://test.example/logflux/agent"
-# Broad enough for KV version 1 too, should the mount become one.
-READER: Final = 'path "secret/*" { capabilities = ["read"] }'
+# Broad enough for KV version 1 too, should the mount become one; and what the store mints, where it does.
+READER: Final = """
+path "secret/*" { capabilities = ["read"] }
+path "database/creds/*" { capabilities = ["read"] }
+"""
 
 
 class MovedClock(SystemClock):
@@ -368,7 +371,7 @@ def write_settings(
     server = authority.server()
     rule = {
         "name": "agents read",
-        "allow": ["vault:secret/**#*"],
+        "allow": ["vault:secret/**#*", "vault:database/**#*"],
         "to": ["agent"],
         "fresh_for": "1s",
         "max_stale": "1h",
