@@ -23,6 +23,7 @@ from broker.audit.event import AuditEvent, EventKind, Outcome
 from broker.audit.fingerprint import Fingerprinter
 from broker.audit.trail import Trail
 from broker.cache import Cache
+from broker.changes import ChangeFeed, Comparable
 from broker.clock import Clock, SystemClock
 from broker.config import Settings, TracingSettings
 from broker.config_file import SettingsFile
@@ -57,6 +58,7 @@ from broker.throttle import Throttle
 from broker.tokens import SigningKey, TokenVerifier, public_jwks
 from broker.tracing import Tracing, require_extra
 from broker.tracing import Trail as AuditTrail
+from broker.watch import WatchLimits, WatchReferences
 from broker.web.certificates import TlsFiles
 from broker.web.credentials import Credentials
 from broker.web.drain import Drain
@@ -69,6 +71,7 @@ from broker.web.orders import order_routes, webhook_route
 from broker.web.parser import require_strict_parser
 from broker.web.routes import RequestLimits, build_agent_app
 from broker.web.tls import HandshakeOutcome, Peers
+from broker.web.watch import WatchHandler, watch_routes
 from broker.webhook import WebhookVerifier, parse_key
 
 _LOG = EventLogger("broker.app")
@@ -190,6 +193,7 @@ class Service:
         self._orders: OrderCache
         self._reloader: Reloader
         self._listener: TlsListener
+        self._feed: ChangeFeed
 
     @property
     def agent_port(self) -> int:
@@ -328,6 +332,9 @@ class Service:
         )
         await self._listener.start()
         self._stack.push_async_callback(self._listener.stop)
+        # Streams end first, or the drain would wait for them.
+        self._stack.push_async_callback(self._feed.aclose)
+        self._own_task(self._feed.run())
         self.readiness.set("serving", ready=True, reason="")
 
     def _agent_application(self) -> web.Application:
@@ -351,14 +358,14 @@ class Service:
             metrics=self.metrics,
             clock=self.clock,
         )
+        sources = Sources(cache=self._cache, leases=self._leases, providers=providers, queues=self._queues_of_reads())
+        fingerprints = Fingerprinter(key=self._keys.fingerprint, key_id="k1")
         resolve = ResolveReferences(
             admission=admission,
             policy=self._policy,
-            sources=Sources(
-                cache=self._cache, leases=self._leases, providers=providers, queues=self._queues_of_reads()
-            ),
+            sources=sources,
             trail=trail,
-            fingerprints=Fingerprinter(key=self._keys.fingerprint, key_id="k1"),
+            fingerprints=fingerprints,
             metrics=self.metrics,
             max_references=settings.limits.max_references,
         )
@@ -375,17 +382,26 @@ class Service:
         self._orders = OrderCache(
             policy=self._policy, cache=self._cache, trail=trail, metrics=self.metrics, clock=self.clock
         )
+        limits = RequestLimits(
+            max_references=settings.limits.max_references,
+            max_body_bytes=settings.limits.max_body_bytes,
+            body_seconds=settings.limits.body_seconds,
+        )
+        self._feed = ChangeFeed(
+            cache=self._cache,
+            comparable={scheme: one for scheme, one in self._providers.items() if isinstance(one, Comparable)},
+            reread=sources.reread,
+            # Nothing of a value is kept to compare with but its keyed hash.
+            marks=lambda cached: fingerprints.of(cached.reading.document.select(())),
+            seconds=settings.watch.interval_seconds,
+        )
         peers = Peers(trust=self._credentials, allow_no_eku=settings.tls.allow_no_eku)
         return build_agent_app(
             resolve=resolve,
             peers=peers,
             clock=self.clock,
             metrics=self.metrics,
-            limits=RequestLimits(
-                max_references=settings.limits.max_references,
-                max_body_bytes=settings.limits.max_body_bytes,
-                body_seconds=settings.limits.body_seconds,
-            ),
+            limits=limits,
             allowed_hosts=frozenset(settings.listen.allowed_hosts) or None,
             extra_routes=[
                 *oauth_routes(
@@ -398,6 +414,27 @@ class Service:
                     refuse_identity=resolve.refuse_identity,
                 ),
                 *lease_routes(leases=self._leases, peers=peers, refuser=resolve, clock=self.clock),
+                *watch_routes(
+                    WatchHandler(
+                        watch=WatchReferences(
+                            admission=admission,
+                            policy=self._policy,
+                            feed=self._feed,
+                            trail=trail,
+                            clock=self.clock,
+                            limits=WatchLimits(
+                                max_references=settings.watch.max_references,
+                                max_watches=settings.watch.max_watches_per_identity,
+                            ),
+                        ),
+                        feed=self._feed,
+                        peers=peers,
+                        clock=self.clock,
+                        limits=limits,
+                        heartbeat_seconds=settings.watch.heartbeat_seconds,
+                        write_seconds=settings.watch.write_seconds,
+                    )
+                ),
                 *order_routes(
                     orders=self._orders, peers=peers, clock=self.clock, refuse_identity=resolve.refuse_identity
                 ),

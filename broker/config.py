@@ -126,6 +126,24 @@ class LeaseSection(Section):
     stop_seconds: Seconds = Field(default=10.0, description="Time for that; what is left is revoked at the next start.")
 
 
+class WatchSettings(Section):
+    """Agents that are told which of their secrets have changed."""
+
+    interval_seconds: Annotated[float, Field(ge=0.1, le=3600)] = Field(
+        default=30.0, description="Time between two looks at what is watched: one listing a folder, however many watch."
+    )
+    heartbeat_seconds: Seconds = Field(
+        default=15.0, description="Time between two signs of life to an agent that watches."
+    )
+    write_seconds: Seconds = Field(default=30.0, description="Time for such an agent to take what was sent.")
+    max_references: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=1_000, description="References in one watch."
+    )
+    max_watches_per_identity: Annotated[int, Field(ge=1)] = Field(
+        default=1_000, description="Watches that one identity has at once."
+    )
+
+
 class AuditSettings(Section):
     """The trail."""
 
@@ -197,6 +215,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = Field(default_factory=LimitSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     leases: LeaseSection = Field(default_factory=LeaseSection)
+    watch: WatchSettings = Field(default_factory=WatchSettings)
     audit: AuditSettings = Field(default_factory=AuditSettings)
     tokens: TokenSettings = Field(default_factory=TokenSettings)
     webhook: WebhookSettings = Field(default_factory=WebhookSettings)

@@ -25,6 +25,8 @@ from broker.secret import Reading
 # Nobody makes the broker read a source more often than this by asking for something fresher.
 _YOUNG_SECONDS: Final = 1.0
 _LAG_SECONDS: Final = 1.0
+# Reads that compare wait in a lane of their own.
+_WATCH_LANE: Final = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,21 @@ class Sources:
             )
             readings.update(zip(waiting, fetched, strict=True))
         return readings
+
+    async def reread(self, source: Source, max_stale: float) -> Cached:
+        """Return `source` as it is now, for who compares it with what it was; it may be remembered for `max_stale`.
+
+        Raises:
+            FetchError: It gives nothing now.
+
+        """
+        provider = self._providers.get(source.scheme)
+        if provider is None:
+            message = "this broker has no provider for the scheme"
+            raise SecretMissingError(message, part=MissingPart.MOUNT)
+        provider.check(source)
+        fetch = self._in_turn(provider, _WATCH_LANE)
+        return await self._cache.get(source, fresh_for=_YOUNG_SECONDS, max_stale=max_stale, fetch=fetch)
 
     async def _fetch(
         self,

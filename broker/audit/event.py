@@ -37,6 +37,7 @@ class EventKind(StrEnum):
     RESOLVE = "resolve"
     LEASE = "lease"
     CACHE = "cache"
+    WATCH = "watch"
     TOKEN = "token"  # noqa: S105  A kind of event, not a credential.
     # The trail about itself: its beginning (record 1), and each time when it could be written again.
     CHECKPOINT = "checkpoint"

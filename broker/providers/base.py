@@ -131,6 +131,19 @@ class Leasing(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """How a source stands: its own name of the version, and a mark that differs when anything has changed."""
+
+    version: str | None
+    mark: str
+
+    @property
+    def is_gone(self) -> bool:
+        """Tell whether there is nothing to read."""
+        return self.mark == "gone"
+
+
 class UpstreamObserver(Protocol):
     """Count what a provider asks of its back end; labels are closed sets, never caller's text."""
 

@@ -106,7 +106,7 @@ class _ResolveHandler:
             raise
         facts = facts_of(request)
         facts.identity = peer.name
-        unverified_token = _token_of(request)
+        unverified_token = token_of(request)
         began = self.clock.monotonic()
         asked = await read_model(
             request, ResolveRequest, max_bytes=self.limits.max_body_bytes, seconds=self.limits.body_seconds
@@ -146,7 +146,7 @@ def _shown(resolution: Resolution) -> list[str]:
     ]
 
 
-def _token_of(request: web.Request) -> str | None:
+def token_of(request: web.Request) -> str | None:
     """Return the presented token, not verified in any way; None when there is none."""
     lines = request.headers.getall("Authorization", [])
     if not lines:

@@ -27,6 +27,7 @@ from broker.web.orders import order_routes, webhook_route
 from broker.web.problems import PROBLEMS, TYPE_PREFIX, WORST_FIRST, WebCode, problem, problem_of, resolution_problem
 from broker.web.routes import RequestLimits, build_agent_app
 from broker.web.schemas import ResolveRequest, resolution_body
+from broker.web.watch import WatchHandler, watch_routes
 from tests.fakes import START, FakeClock, FakePeers, fake_lease, fake_metrics
 
 # These never reach a problem document: they stop a file from being loaded, or have OAuth's own shape.
@@ -102,6 +103,7 @@ def test_its_routes_are_the_routes_of_both_listeners(document: Document) -> None
             *routes_of_oauth(),
             *lease_routes(leases=None, peers=FakePeers(), refuser=None, clock=clock),
             *order_routes(orders=None, peers=FakePeers(), clock=clock, refuse_identity=None),
+            *watch_routes(WatchHandler(watch=None, feed=None, peers=FakePeers(), clock=clock)),
         ],
     )
     operations = build_operations_app(

@@ -1,7 +1,7 @@
 """Secrets out of HashiCorp Vault or OpenBao: KV version 1 and 2, told apart by the broker, and other engines."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
-from broker.providers.base import Extension, Grip, Parent, ProviderTools
+from broker.providers.base import Extension, Grip, Parent, ProviderTools, Revision
 from broker.providers.vault.adapter import make_client
 from broker.providers.vault.answers import (
     NOT_FOUND,
@@ -37,6 +37,7 @@ from broker.providers.vault.leasing import StoreLeases
 from broker.providers.vault.login import StoreLogin
 from broker.providers.vault.logins.methods import login_method
 from broker.providers.vault.mounts import Mount, MountTable
+from broker.providers.vault.revisions import FolderListings
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.transport import StoreTransport
 from broker.reference import PREVIOUS, Source
@@ -74,6 +75,7 @@ class VaultProvider:
         )
         self._leases = StoreLeases(settings=settings, login=self._login, transport=self._transport, clock=tools.clock)
         self._mounts = MountTable(ask=self._look, clock=tools.clock)
+        self._listings = FolderListings(get=self._get, mount_of=self._mounts.of, clock=tools.clock)
         self._known = KnownSources(limit=_KNOWN_SOURCES)
         self._leader = LeaderWatch(login=self._login, clock=tools.clock, seconds=settings.leader_seconds)
         self._gates = RateGates(clock=tools.clock)
@@ -149,6 +151,15 @@ class VaultProvider:
         if current.is_same(mount):
             raise refusal
         return await read(current, source)
+
+    async def revisions(self, sources: Collection[Source]) -> Mapping[Source, Revision]:
+        """Return the revisions of those of `sources` that a listing of their folder tells, without their values.
+
+        Raises:
+            SourceUnavailableError: The store can't answer now.
+
+        """
+        return await self._listings.revisions(sources)
 
     async def ping(self) -> None:
         """Return when the store could serve a read: it is up and unsealed, and takes the broker's token.

@@ -1,0 +1,248 @@
+"""What has changed at the sources that agents watch: compared once an interval, however many watch."""
+
+import asyncio
+import secrets
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol, runtime_checkable
+
+from broker.errors import FetchError, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
+from broker.logs import EventLogger, error_fields
+from broker.providers.base import Revision
+from broker.reference import Source
+from broker.remembered import Cached
+
+_LOG: Final = EventLogger("broker.changes")
+_JOURNAL: Final = 10_000
+_JITTER: Final = 0.1
+# Looks at a source after its last watcher has gone, so that one that comes back misses nothing.
+_LINGER: Final = 10
+_GONE: Final = Revision(version=None, mark="gone")
+
+Reread = Callable[[Source, float], Awaitable[Cached]]
+Marks = Callable[[Cached], str]
+
+
+@runtime_checkable
+class Comparable(Protocol):
+    """A provider that tells revisions without reading values."""
+
+    async def revisions(self, sources: Collection[Source]) -> Mapping[Source, Revision]:
+        """Return the revisions of those of `sources` that can be told so. Raises: FetchError."""
+        ...
+
+
+class Renewer(Protocol):
+    """Remembers values, and lets those that have changed be read again."""
+
+    async def renew(self, concerns: Callable[[Source], bool] | None) -> int:
+        """Let the sources that `concerns` names be read again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of one source; `version` is None when it is gone, or has no versions."""
+
+    number: int
+    source: Source
+    version: str | None
+    gone: bool
+
+
+class Subscription:
+    """What one watcher has not been told yet. A slow one is told of the last change of each source alone."""
+
+    def __init__(self, sources: Mapping[Source, float], known: Mapping[Source, str]) -> None:
+        """Watch `sources`, each with the seconds that it may be remembered; `known` are versions that are had."""
+        self.sources = dict(sources)
+        self.known = dict(known)
+        self.ended = ""
+        self._pending: dict[Source, Change] = {}
+        self._news = asyncio.Event()
+
+    def tell(self, change: Change) -> None:
+        """Add a change."""
+        self._pending.pop(change.source, None)
+        self._pending[change.source] = change
+        self._news.set()
+
+    def end(self, reason: str) -> None:
+        """Let the watcher be told that there is no more to come, and why."""
+        self.ended = self.ended or reason
+        self._news.set()
+
+    async def wait(self) -> None:
+        """Return when there is something to tell."""
+        await self._news.wait()
+
+    def take(self) -> tuple[Change, ...]:
+        """Return what there is to tell, in the order in which it happened."""
+        changes = tuple(self._pending.values())
+        self._pending.clear()
+        if not self.ended:
+            self._news.clear()
+        return changes
+
+
+class ChangeFeed:
+    """Compare what is watched, and tell each watcher of its own sources."""
+
+    def __init__(
+        self, *, cache: Renewer, comparable: Mapping[str, Comparable], reread: Reread, marks: Marks, seconds: float
+    ) -> None:
+        """Compare every `seconds`, by `comparable` where a scheme has one, else by reading through `reread`."""
+        self._cache = cache
+        self._comparable = comparable
+        self._reread = reread
+        self._marks = marks
+        self._seconds = seconds
+        self._random = secrets.SystemRandom().random
+        self._epoch = secrets.token_hex(4)
+        self._number = 0
+        self._journal: deque[Change] = deque(maxlen=_JOURNAL)
+        self._watchers: Counter[Source] = Counter()
+        self._revisions: dict[Source, Revision] = {}
+        self._stale: dict[Source, float] = {}
+        # The number of the last change when a source began to be compared, and the looks left after its last watcher.
+        self._since: dict[Source, int] = {}
+        self._idle: dict[Source, int] = {}
+        self._subscriptions: set[Subscription] = set()
+        self._closed = False
+
+    @property
+    def position(self) -> str:
+        """Return the id of the last change, after which a watcher may go on later."""
+        return f"{self._epoch}-{self._number}"
+
+    def version_of(self, source: Source) -> str | None:
+        """Return the version of a watched source, None when it has none or was not compared yet."""
+        revision = self._revisions.get(source)
+        return None if revision is None else revision.version
+
+    def subscribe(self, subscription: Subscription, *, after: str) -> bool:
+        """Tell `subscription` of changes from now on, and of those since `after`; return whether none is missing."""
+        self._subscriptions.add(subscription)
+        self._watchers.update(subscription.sources.keys())
+        complete = self._replay(subscription, after)
+        for source, seconds in subscription.sources.items():
+            self._since.setdefault(source, self._number)
+            self._idle.pop(source, None)
+            self._stale[source] = max(seconds, self._stale.get(source, 0.0))
+        if self._closed:
+            subscription.end("shutdown")
+        for source in tuple(subscription.known):
+            if source in self._revisions:
+                self._check_known(subscription, source)
+        return complete
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Forget a watcher."""
+        self._subscriptions.discard(subscription)
+        self._watchers.subtract(subscription.sources.keys())
+        for source in subscription.sources:
+            if self._watchers[source] <= 0:
+                del self._watchers[source]
+                self._idle[source] = _LINGER
+
+    async def run(self) -> None:
+        """Compare for ever."""
+        while True:
+            await asyncio.sleep(self._seconds * (1 - _JITTER * self._random()))
+            try:
+                await self.compare()
+            except Exception as error:  # noqa: BLE001  Watchers outlive a bug; the next look may go well.
+                _LOG.error("bug", **error_fields(error))
+
+    async def compare(self) -> None:
+        """Look at every watched source once, and tell what has changed."""
+        by_scheme: dict[str, list[Source]] = {}
+        for source in tuple(self._since):
+            by_scheme.setdefault(source.scheme, []).append(source)
+        for scheme, sources in by_scheme.items():
+            await self._take_in(await self._compared(scheme, sources))
+        self._let_go()
+
+    async def aclose(self) -> None:
+        """Let every watcher go."""
+        self._closed = True
+        for subscription in self._subscriptions:
+            subscription.end("shutdown")
+
+    def _let_go(self) -> None:
+        for source, left in tuple(self._idle.items()):
+            self._idle[source] = left - 1
+            if left <= 1:
+                for table in (self._idle, self._since, self._revisions, self._stale):
+                    table.pop(source, None)
+
+    async def _compared(self, scheme: str, sources: Collection[Source]) -> Mapping[Source, Revision]:
+        provider = self._comparable.get(scheme)
+        found: dict[Source, Revision] = {}
+        if provider is not None:
+            try:
+                found = dict(await provider.revisions(sources))
+            except FetchError as error:
+                _LOG.debug("not_compared", provider=scheme, reason=error.detail)
+                return found
+        for source in sources:
+            if source not in found:
+                await self._read_into(found, source)
+        return found
+
+    async def _read_into(self, found: dict[Source, Revision], source: Source) -> None:
+        try:
+            cached = await self._reread(source, self._stale.get(source, 0.0))
+        except SourceUnavailableError:
+            return
+        except (SecretMissingError, UpstreamDeniedError):
+            found[source] = _GONE
+        except FetchError:
+            return
+        else:
+            found[source] = Revision(version=cached.reading.version, mark=self._marks(cached))
+
+    async def _take_in(self, found: Mapping[Source, Revision]) -> None:
+        changed = {
+            source
+            for source, revision in found.items()
+            if source in self._since and self._revisions.get(source, revision).mark != revision.mark
+        }
+        new = [source for source in found if source in self._since and source not in self._revisions]
+        if changed:
+            # Before anybody is told: who asks then must not get what was there before.
+            await self._cache.renew(changed.__contains__)
+        self._revisions.update({source: found[source] for source in found if source in self._since})
+        for source in found:
+            if source in changed:
+                self._announce(source, found[source])
+        for subscription in self._subscriptions:
+            for source in new if subscription.known else ():
+                self._check_known(subscription, source)
+
+    def _announce(self, source: Source, revision: Revision) -> None:
+        self._number += 1
+        change = Change(self._number, source, revision.version, gone=revision.is_gone)
+        self._journal.append(change)
+        for subscription in self._subscriptions:
+            if source in subscription.sources:
+                subscription.tell(change)
+
+    def _check_known(self, subscription: Subscription, source: Source) -> None:
+        """Tell a watcher of a source whose first look shows another version than it has."""
+        known, revision = subscription.known.pop(source, None), self._revisions.get(source)
+        if known is not None and revision is not None and revision.version != known:
+            subscription.tell(Change(self._number, source, revision.version, gone=revision.is_gone))
+
+    def _replay(self, subscription: Subscription, after: str) -> bool:
+        epoch, _, number = after.partition("-")
+        if epoch != self._epoch or not (number.isdecimal() and number.isascii()) or int(number) > self._number:
+            return False
+        oldest = self._journal[0].number if self._journal else self._number + 1
+        missed: Iterable[Change] = (change for change in self._journal if change.number > int(number))
+        for change in missed:
+            if change.source in subscription.sources:
+                subscription.tell(change)
+        began = max((self._since.get(source, self._number + 1) for source in subscription.sources), default=0)
+        return int(number) >= max(oldest - 1, began)

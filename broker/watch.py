@@ -1,0 +1,202 @@
+"""The use case: an agent names its references once, and is told which change. Names and versions, never values."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from broker.admission import Address, Admission, Admitted, PolicySource, Trail
+from broker.audit.event import AuditEvent, EventKind, Outcome, ReferenceRecord
+from broker.changes import ChangeFeed, Subscription
+from broker.clock import Clock
+from broker.errors import IdentityRefusedError, MalformedReferenceError, ReferenceCountError, ThrottledError
+from broker.identity import PeerIdentity
+from broker.policy.decision import Allow, Deny
+from broker.reference import Reference, Source, parse
+from broker.remembered import Clocks
+from broker.resolution import Item, Require, Resolution, denied_item, malformed_item, resolution_of
+from broker.trace_context import audit_details
+
+_RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchLimits:
+    """What may be watched: references in one watch, and watches of one identity at once."""
+
+    max_references: int
+    max_watches: int
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Watch:
+    """One watch: who watches, what, and what is still to be told. `texts` are the references as they were asked."""
+
+    asker: Admitted
+    references: Mapping[str, Reference]
+    texts: Mapping[Source, tuple[str, ...]]
+    subscription: Subscription
+    resumed: bool
+    decided_by: object
+
+
+class WatchReferences:
+    """Begin and end watches."""
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        policy: PolicySource,
+        feed: ChangeFeed,
+        trail: Trail,
+        clock: Clock,
+        limits: WatchLimits,
+    ) -> None:
+        """Keep the collaborators."""
+        self._admission = admission
+        self._policy = policy
+        self._feed = feed
+        self._trail = trail
+        self._clock = clock
+        self._limits = limits
+        self._watches: Counter[str] = Counter()
+
+    async def start(
+        self,
+        *,
+        peer: PeerIdentity,
+        unverified_token: str | None,
+        texts: Sequence[str],
+        versions: Mapping[str, str],
+        after: str,
+        address: Address,
+        request: str,
+    ) -> Watch | Resolution:
+        """Return the watch, after it is on record, or what of `texts` is refused; then nothing is watched.
+
+        `versions` are those that the agent has, by text; `after` is the last change that it was told of.
+
+        Raises:
+            ReferenceCountError: There is no reference, or there are too many.
+            ThrottledError: The identity asks too often, or has too many watches.
+            IdentityRefusedError: The certificate names nobody, and policy does not know its fingerprint.
+            TokenRefusedError: The token proves nothing.
+            AuditUnavailableError: It can't be put on record.
+
+        """
+        if not 1 <= len(texts) <= self._limits.max_references:
+            message = f"a watch names 1 to {self._limits.max_references} references; this one names {len(texts)}"
+            raise ReferenceCountError(message)
+        asker = await self._admission.admit(
+            peer=peer, unverified_token=unverified_token, address=address, request=request
+        )
+        references, refused = _parsed(texts)
+        policy = self._policy.current
+        decisions = self._decide(asker, references)
+        denied = [
+            denied_item(text, references[text], decision, references[text].source.scheme)
+            for text, decision in decisions.items()
+            if isinstance(decision, Deny)
+        ]
+        resolution = resolution_of([*refused, *denied], Require.ALL)
+        await self._record(asker, references, decisions, resolution if refused or denied else None)
+        if refused or denied:
+            return resolution
+        self._count(peer)
+        sources: dict[Source, float] = {}
+        for text, decision in decisions.items():
+            if isinstance(decision, Allow):
+                gone_after = Clocks.of(decision.fresh_for, decision.max_stale).gone_after
+                source = references[text].source
+                sources[source] = min(gone_after, sources.get(source, gone_after))
+        known = {references[text].source: version for text, version in versions.items() if text in references}
+        subscription = Subscription(sources, known)
+        return Watch(
+            asker=asker,
+            references=references,
+            texts=_by_source(references),
+            subscription=subscription,
+            resumed=self._feed.subscribe(subscription, after=after),
+            decided_by=policy,
+        )
+
+    def stop(self, watch: Watch) -> None:
+        """End a watch."""
+        self._feed.unsubscribe(watch.subscription)
+        name = watch.asker.peer.name
+        self._watches[name] -= 1
+        if not self._watches[name]:
+            del self._watches[name]
+
+    def reason_to_end(self, watch: Watch) -> str:
+        """Return why a watch may not go on, "" when it may: its token or certificate ended, or policy changed."""
+        if self._clock.now() >= watch.asker.ends_at:
+            return "expired"
+        policy = self._policy.current
+        if policy is not watch.decided_by:
+            if any(isinstance(decision, Deny) for decision in self._decide(watch.asker, watch.references).values()):
+                return "denied"
+            watch.decided_by = policy
+        return watch.subscription.ended
+
+    async def refuse_identity(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
+        """Put on record that a connection's certificate is no identity. Raises: AuditUnavailableError."""
+        await self._admission.refuse_identity(error, address=address, request=request)
+
+    def _count(self, peer: PeerIdentity) -> None:
+        if self._watches[peer.name] >= self._limits.max_watches:
+            message = f"this identity has {self._limits.max_watches} watches already; one agent needs one"
+            raise ThrottledError(message, retry_after=_RETRY_SECONDS, is_news=False)
+        self._watches[peer.name] += 1
+
+    def _decide(self, asker: Admitted, references: Mapping[str, Reference]) -> dict[str, Allow | Deny]:
+        decisions = self._policy.current.decide_all(
+            identity=asker.peer, references=list(references.values()), context=asker.context
+        )
+        return dict(zip(references, decisions, strict=True))
+
+    async def _record(
+        self,
+        asker: Admitted,
+        references: Mapping[str, Reference],
+        decisions: Mapping[str, Allow | Deny],
+        refusal: Resolution | None,
+    ) -> None:
+        records = [_record_of(references[text], decision) for text, decision in decisions.items()]
+        event = AuditEvent(
+            kind=EventKind.WATCH,
+            outcome=Outcome.SUCCESS if refusal is None else Outcome.FAILURE,
+            identity=asker.peer.name,
+            environment=asker.environment,
+            address=asker.address,
+            request=asker.request,
+            reason="" if refusal is None else refusal.worst or "",
+            token=asker.token,
+            references=tuple(records),
+            details=audit_details(),
+        )
+        await self._trail.append(event)
+
+
+def _record_of(reference: Reference, decision: Allow | Deny) -> ReferenceRecord:
+    if isinstance(decision, Allow):
+        return ReferenceRecord(reference=reference.text, status="watched", rule=decision.rule)
+    return ReferenceRecord(reference=reference.text, status="denied", reason=decision.reason)
+
+
+def _parsed(texts: Sequence[str]) -> tuple[dict[str, Reference], list[Item]]:
+    references: dict[str, Reference] = {}
+    refused: list[Item] = []
+    for text in texts:
+        try:
+            references[text] = parse(text)
+        except MalformedReferenceError as error:
+            refused.append(malformed_item(text, error))
+    return references, refused
+
+
+def _by_source(references: Mapping[str, Reference]) -> dict[Source, tuple[str, ...]]:
+    found: dict[Source, tuple[str, ...]] = {}
+    for text, reference in references.items():
+        found[reference.source] = (*found.get(reference.source, ()), text)
+    return found

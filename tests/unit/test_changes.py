@@ -1,0 +1,226 @@
+"""Who watches is told of each change once, whatever it missed meanwhile."""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+
+import pytest
+
+from broker.changes import ChangeFeed, Subscription
+from broker.errors import MissingPart, SecretMissingError, SourceUnavailableError
+from broker.providers.base import Revision
+from broker.reference import Source
+from broker.remembered import Cached
+from tests.fakes import text_reading
+
+APP, DB = Source("vault", "secret/app"), Source("vault", "secret/db")
+FILE = Source("file", "/run/key")
+
+
+class Store:
+    """Tells revisions, remembers what was renewed, and is read where it can't tell."""
+
+    def __init__(self) -> None:
+        self.revisions_of: dict[Source, Revision] = {}
+        self.values: dict[Source, str | Exception] = {}
+        self.looks = 0
+        self.renewed: list[Source] = []
+        self.down = False
+        self.feed = ChangeFeed(
+            cache=self,
+            comparable={"vault": self},
+            reread=self.reread,
+            marks=lambda cached: cached.reading.document.select(()).reveal().decode(),
+            seconds=30,
+        )
+
+    def set(self, source: Source, version: int | None) -> None:
+        self.revisions_of[source] = (
+            Revision(None, "gone") if version is None else Revision(str(version), f"written {version}")
+        )
+
+    async def revisions(self, sources: Collection[Source]) -> Mapping[Source, Revision]:
+        self.looks += 1
+        if self.down:
+            raise SourceUnavailableError("away")
+        return {source: self.revisions_of[source] for source in sources if source in self.revisions_of}
+
+    async def renew(self, concerns: Callable[[Source], bool] | None) -> int:
+        assert concerns is not None
+        self.renewed += [source for source in (APP, DB, FILE) if concerns(source)]
+        return 1
+
+    async def reread(self, source: Source, max_stale: float) -> Cached:
+        value = self.values[source]
+        if isinstance(value, Exception):
+            raise value
+        return Cached(text_reading(value), 0, 0, 0, stale=False)
+
+    def watch(self, *sources: Source, after: str = "", known: dict[Source, str] | None = None) -> Subscription:
+        subscription = Subscription(dict.fromkeys(sources, 60.0), known or {})
+        self.resumed = self.feed.subscribe(subscription, after=after)
+        return subscription
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+def told(subscription: Subscription) -> list[tuple[Source, str | None, bool]]:
+    return [(change.source, change.version, change.gone) for change in subscription.take()]
+
+
+async def test_a_change_is_told_to_those_who_watch_it_after_the_remembered_value_was_outdated(store: Store) -> None:
+    store.set(APP, 1), store.set(DB, 1)
+    both, one = store.watch(APP, DB), store.watch(DB)
+    await store.feed.compare()
+    assert told(both) == told(one) == []
+    store.set(APP, 2)
+    await store.feed.compare()
+    assert told(both) == [(APP, "2", False)]
+    assert told(one) == []
+    assert store.renewed == [APP]
+    await store.feed.compare()
+    assert told(both) == []
+
+
+async def test_a_secret_that_goes_and_comes_back_is_told_twice(store: Store) -> None:
+    store.set(APP, 1)
+    watch = store.watch(APP)
+    await store.feed.compare()
+    store.set(APP, None)
+    await store.feed.compare()
+    assert told(watch) == [(APP, None, True)]
+    store.set(APP, 1)
+    await store.feed.compare()
+    assert told(watch) == [(APP, "1", False)]
+
+
+async def test_a_thousand_watchers_cost_one_look(store: Store) -> None:
+    store.set(APP, 1)
+    watches = [store.watch(APP) for _ in range(1000)]
+    await store.feed.compare()
+    assert store.looks == 1
+    store.set(APP, 2)
+    await store.feed.compare()
+    assert store.looks == 2
+    assert all(told(watch) == [(APP, "2", False)] for watch in watches)
+
+
+async def test_who_comes_back_gets_what_it_missed_and_only_that(store: Store) -> None:
+    store.set(APP, 1), store.set(DB, 1)
+    first = store.watch(APP, DB)
+    await store.feed.compare()
+    store.set(APP, 2)
+    await store.feed.compare()
+    position = store.feed.position
+    stays = store.watch(DB)
+    store.feed.unsubscribe(first)
+    store.set(DB, 2)
+    await store.feed.compare()
+    again = store.watch(APP, DB, after=position)
+    assert store.resumed
+    assert told(again) == [(DB, "2", False)]
+    assert told(stays) == [(DB, "2", False)]
+
+
+@pytest.mark.parametrize("after", ["", "other-1", "-", "x", "{epoch}-99", "{epoch}-²"])
+async def test_an_id_that_says_nothing_is_told_so(store: Store, after: str) -> None:
+    epoch = store.feed.position.partition("-")[0]
+    store.watch(APP)
+    store.watch(APP, after=after.format(epoch=epoch))
+    assert not store.resumed
+
+
+async def test_an_id_from_before_the_journal_is_told_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.changes._JOURNAL", 3)
+    store = Store()
+    store.set(APP, 0)
+    store.watch(APP)
+    await store.feed.compare()
+    epoch = store.feed.position.partition("-")[0]
+    for version in range(1, 6):
+        store.set(APP, version)
+        await store.feed.compare()
+    store.watch(APP, after=f"{epoch}-1")
+    assert not store.resumed
+    store.watch(APP, after=f"{epoch}-2")
+    assert store.resumed
+
+
+async def test_a_change_between_reading_and_watching_is_told_at_the_first_look(store: Store) -> None:
+    store.set(APP, 2)
+    late = store.watch(APP, known={APP: "1"})
+    await store.feed.compare()
+    assert told(late) == [(APP, "2", False)]
+    right = store.watch(APP, known={APP: "2"})
+    later = store.watch(APP, known={APP: "1"})
+    assert told(right) == []
+    assert told(later) == [(APP, "2", False)]
+
+
+async def test_a_slow_watcher_is_told_of_the_last_change_alone(store: Store) -> None:
+    store.set(APP, 1)
+    watch = store.watch(APP)
+    await store.feed.compare()
+    for version in range(2, 50):
+        store.set(APP, version)
+        await store.feed.compare()
+    assert told(watch) == [(APP, "49", False)]
+
+
+async def test_a_store_that_is_away_changes_nothing(store: Store) -> None:
+    store.set(APP, 1)
+    watch = store.watch(APP)
+    await store.feed.compare()
+    store.down = True
+    await store.feed.compare()
+    store.down = False
+    await store.feed.compare()
+    assert told(watch) == []
+
+
+async def test_what_can_not_be_compared_is_read(store: Store) -> None:
+    store.values = {FILE: "one", DB: "one"}
+    watch = store.watch(FILE, DB)
+    await store.feed.compare()
+    store.values[DB] = "two"
+    await store.feed.compare()
+    assert told(watch) == [(DB, None, False)]
+    store.values = {FILE: SecretMissingError("gone", part=MissingPart.PATH), DB: SourceUnavailableError("away")}
+    await store.feed.compare()
+    assert told(watch) == [(FILE, None, True)]
+
+
+async def test_one_that_is_away_for_a_while_and_was_the_only_one_misses_nothing(store: Store) -> None:
+    store.set(APP, 1)
+    only = store.watch(APP)
+    await store.feed.compare()
+    position = store.feed.position
+    store.feed.unsubscribe(only)
+    store.set(APP, 2)
+    await store.feed.compare()
+    again = store.watch(APP, after=position)
+    assert store.resumed
+    assert told(again) == [(APP, "2", False)]
+
+
+async def test_what_nobody_watches_any_more_costs_nothing_after_a_while_and_is_no_longer_resumed(store: Store) -> None:
+    store.set(APP, 1)
+    only = store.watch(APP)
+    await store.feed.compare()
+    position = store.feed.position
+    store.feed.unsubscribe(only)
+    for _ in range(50):
+        await store.feed.compare()
+    assert store.looks == 11
+    store.watch(APP, after=position)
+    assert not store.resumed
+
+
+async def test_the_end_of_the_feed_is_told_to_those_who_watch_and_to_those_who_come(store: Store) -> None:
+    watch = store.watch(APP)
+    await store.feed.aclose()
+    async with asyncio.timeout(1):
+        await watch.wait()
+    assert (watch.ended, store.watch(APP).ended) == ("shutdown", "shutdown")
