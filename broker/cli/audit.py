@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,10 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search or verify."""
-    reader = open_trail_reader(arguments.database)
-    if arguments.audit_verb == "search":
-        return _search(reader, arguments)
-    return _verify(reader, arguments)
+    with closing(open_trail_reader(arguments.database)) as reader:
+        if arguments.audit_verb == "search":
+            return _search(reader, arguments)
+        return _verify(reader, arguments)
 
 
 def _search(reader: TrailReader, arguments: argparse.Namespace) -> int:

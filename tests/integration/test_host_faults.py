@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from broker.cli.sandbox import Sandbox, sandbox
+from tests.mounting import needs_mount
 from tests.running import RunningBroker
 from tests.service_manager import (
     Agent,
@@ -118,7 +119,7 @@ def test_sockets_that_do_not_fit_are_refused(manager: Supervisor) -> None:
     assert "error[settings_invalid]: LISTEN_FDNAMES: 'metrics' is none of ours" in log
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may mount a file system")
+@needs_mount
 @pytest.mark.parametrize("started_before", [False, True])
 def test_a_read_only_state_volume_is_named(
     manager: Supervisor, tmp_path: Path, place: Sandbox, started_before: bool

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from broker.cli.sandbox import Sandbox, sandbox
+from tests.mounting import may_mount, needs_mount, small_disk
 from tests.running import RunningBroker, audit, serve_again, serving
 from tests.waiting import wait_until
 
@@ -25,13 +26,6 @@ _BAD_INPUT = 3
 _UNAVAILABLE = 4
 
 
-def may_mount() -> bool:
-    """Tell whether this process may mount a tmpfs, by its capabilities (21 is CAP_SYS_ADMIN)."""
-    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return bool(int(status["CapEff"], 16) >> 21 & 1)
-
-
-needs_mount = pytest.mark.skipif(not may_mount(), reason="mounting a small disk needs CAP_SYS_ADMIN; run as root")
 needs_loop = pytest.mark.skipif(
     not (may_mount() and Path("/dev/loop-control").exists()),
     reason="a disk that fails needs CAP_SYS_ADMIN and /dev/loop-control; run as root where loop devices are",
@@ -41,19 +35,6 @@ needs_mkfs = pytest.mark.skipif(
     shutil.which("mkfs.ext4") is None and os.environ.get("CI") != "true",
     reason="needs mkfs.ext4; to run it: sudo apt-get install e2fsprogs",
 )
-
-
-@contextmanager
-def small_disk(place: Sandbox, *options: str, size: str = "2m") -> Iterator[Path]:
-    """Put the state directory of `place` on a disk of its own."""
-    state = place.directory / "state"
-    state.mkdir(mode=0o700)
-    given = ",".join([f"size={size}", "mode=0700", *options])
-    subprocess.run(["mount", "-t", "tmpfs", "-o", given, "tmpfs", state], check=True)
-    try:
-        yield state
-    finally:
-        subprocess.run(["umount", "--lazy", state], check=True)
 
 
 def fill(disk: Path) -> Path:
@@ -110,7 +91,7 @@ def until_it_is_good_again(broker: RunningBroker) -> None:
 
 @needs_mount
 def test_a_full_disk_refuses_everything_and_heals_by_itself() -> None:
-    with sandbox(fresh_for="5m") as place, small_disk(place) as disk, serving(place) as broker:
+    with sandbox(fresh_for="5m") as place, small_disk(place.directory / "state") as disk, serving(place) as broker:
         assert broker.resolve(API_KEY).status == 200
         filler = fill(disk)
         until_it_refuses(broker, full=True)
@@ -131,7 +112,7 @@ def test_files_that_may_not_grow_refuse_everything_and_heal_by_themselves() -> N
 
 @needs_mount
 def test_a_full_disk_at_the_stop_ends_the_broker_all_the_same() -> None:
-    with sandbox(fresh_for="5m") as place, small_disk(place) as disk, serving(place) as broker:
+    with sandbox(fresh_for="5m") as place, small_disk(place.directory / "state") as disk, serving(place) as broker:
         assert broker.resolve(API_KEY).status == 200
         filler = fill(disk)
         until_it_refuses(broker, full=True)
@@ -180,7 +161,7 @@ def mounted(image: Path, place: Sandbox) -> Iterator[str]:
 
 @needs_mount
 def test_a_full_disk_at_the_start_is_named() -> None:
-    with sandbox(fresh_for="5m") as place, small_disk(place) as disk:
+    with sandbox(fresh_for="5m") as place, small_disk(place.directory / "state") as disk:
         fill(disk)
         done = serve_again(place.settings_file)
     assert done.returncode in {_BAD_INPUT, _UNAVAILABLE}
@@ -190,7 +171,7 @@ def test_a_full_disk_at_the_start_is_named() -> None:
 
 @needs_mount
 def test_a_read_only_disk_at_the_start_is_named() -> None:
-    with sandbox(fresh_for="5m") as place, small_disk(place, "ro"):
+    with sandbox(fresh_for="5m") as place, small_disk(place.directory / "state", "ro"):
         done = serve_again(place.settings_file)
     assert done.returncode == _BAD_INPUT
     assert "read-only file system" in done.stderr.lower()
