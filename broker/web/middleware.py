@@ -19,6 +19,7 @@ from broker.web.problems import OUTCOME, HttpRefusedError, WebCode, problem_of
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 _REQUEST_ID: Final = web.RequestKey("request_id", str)
+# Of the process on purpose: the ids of both listeners must differ, and nothing but that is read out of them.
 _PROCESS: Final = secrets.token_hex(8)
 _COUNT: Final = itertools.count()
 _TRACE: Final = web.RequestKey("trace", TraceContext)

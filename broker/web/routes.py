@@ -168,6 +168,7 @@ def address_of(request: web.Request) -> Address:
     return _address(peer[0])
 
 
+# Of the process on purpose, as in `schemas.py`: the answer hangs on the text alone, and the number is bounded.
 @lru_cache(maxsize=4096)
 def _address(text: str) -> Address:
     """Return the address that `text` spells, an IPv4 one also where the socket shows it as a mapped IPv6 one."""

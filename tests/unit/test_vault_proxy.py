@@ -93,5 +93,5 @@ def test_credentials_do_not_show_themselves(tmp_path: Path) -> None:
     file.touch(mode=0o600)
     file.write_text("name:ca:nary\n")
     login = read_proxy_login(file)
-    assert (login.name, login.password) == ("name", "ca:nary")
+    assert (login.name, login.password.reveal().decode()) == ("name", "ca:nary")
     assert "nary" not in f"{login!r}{login}"

@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 from broker.errors import SettingsInvalidError, SourceUnavailableError
 from broker.key_file import read_private
 from broker.providers.vault.section import Section
+from broker.secret import SecretValue
 
 _SUFFIX: Final = re.compile(r"\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _SETTING: Final = "providers.vault.proxy"
@@ -72,15 +73,12 @@ class ProxyLogin:
     """Name and password for the proxy."""
 
     name: str
-    password: str
-
-    def __repr__(self) -> str:
-        return "ProxyLogin()"
+    password: SecretValue
 
     @property
     def headers(self) -> Mapping[str, str]:
         """Return what an HTTP proxy is sent when the tunnel is asked for."""
-        pair = base64.b64encode(f"{self.name}:{self.password}".encode()).decode()
+        pair = base64.b64encode(self.name.encode() + b":" + self.password.reveal()).decode()
         return {"Proxy-Authorization": f"Basic {pair}"}
 
 
@@ -101,7 +99,7 @@ def read_proxy_login(file: Path) -> ProxyLogin:
     if not name or not colon or not password or not (name + password).isprintable():
         message = f"{setting}: holds no name:password in one line"
         raise SourceUnavailableError(message)
-    return ProxyLogin(name=name, password=password)
+    return ProxyLogin(name=name, password=SecretValue.from_bytes(password.encode()))
 
 
 def socks_connector(settings: ProxySettings, login: ProxyLogin | None, **options: Any) -> aiohttp.TCPConnector:  # noqa: ANN401  aiohttp's own options.
@@ -123,7 +121,7 @@ def socks_connector(settings: ProxySettings, login: ProxyLogin | None, **options
             host=parts.hostname,
             port=parts.port,
             username=login.name if login else None,
-            password=login.password if login else None,
+            password=login.password.reveal().decode() if login else None,
             rdns=settings.resolve_names == "proxy",
             **options,
         ),
