@@ -50,11 +50,13 @@ class Freshness:
 class Minter(Protocol):
     """Answers for sources that are read anew for each identity."""
 
-    def lookup(self, source: Source, asker: Asker, references: Iterable[Reference]) -> Cached | None:
+    def lookup(
+        self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float
+    ) -> Cached | None:
         """Return the answer from a lease that lives, else None."""
         ...
 
-    async def get(self, source: Source, asker: Asker, references: Iterable[Reference]) -> Cached:
+    async def get(self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float) -> Cached:
         """Return the answer from a lease. Raises: FetchError."""
         ...
 
@@ -135,7 +137,7 @@ class Sources:
                 message = f"this broker has no provider for `{source.scheme}:`; its settings switch one on"
                 raise SecretMissingError(message, part=MissingPart.MOUNT)
             provider.check(source)
-            leased = self._leases.lookup(source, asker, references)
+            leased = self._leases.lookup(source, asker, references, fresh_for=clocks[0])
             found = leased or await self._read(provider, source, clocks, asker, references)
             if version is None or _version_of(found) >= version:
                 return found
@@ -162,7 +164,7 @@ class Sources:
         try:
             return await self._cache.get(source, fresh_for=fresh_for, max_stale=max_stale, fetch=fetch)
         except SourceMintsError:
-            return await self._leases.get(source, asker, references)
+            return await self._leases.get(source, asker, references, fresh_for=fresh_for)
 
     def _in_turn(self, provider: Provider, lane: str) -> Fetch:
         async def fetch(source: Source) -> Reading:

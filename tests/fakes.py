@@ -119,10 +119,10 @@ class FakeProvider:
 class NoLeases:
     """Stands for leases where nothing mints."""
 
-    def lookup(self, *_: object) -> None:
+    def lookup(self, *_: object, **__: object) -> None:
         return None
 
-    async def get(self, *_: object) -> None:
+    async def get(self, *_: object, **__: object) -> None:
         raise AssertionError("nothing mints here")
 
 

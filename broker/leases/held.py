@@ -53,6 +53,7 @@ class Held:
         ends: Steady time at which it ends unless it is renewed.
         replace_at: Steady time from which the next one who asks gets another lease, when this one can't live longer.
         asked: Steady time at which somebody asked last.
+        proved: Steady time at which the back end said last that it lives.
         asker: Who that was.
         references: What was asked for of it, by text.
         attempts: Renewals or revocations that have failed in a row.
@@ -69,6 +70,7 @@ class Held:
     ends: float = 0.0
     replace_at: float = math.inf
     asked: float = -math.inf
+    proved: float = -math.inf
     asker: Asker | None = None
     references: dict[str, Reference] = field(default_factory=dict)
     attempts: int = 0
@@ -87,6 +89,13 @@ class Held:
         """Tell whether it may be renewed."""
         return self.record.renewable and self.replace_at == math.inf
 
+    def is_doubtful(self, now: float, *, fresh_for: float) -> bool:
+        """Tell whether nobody has heard of it from the back end for longer than values may be fresh, once each time."""
+        if not self.record.handle or now - self.proved <= fresh_for:
+            return False
+        self.proved = now
+        return True
+
     def was_asked_lately(self, now: float) -> bool:
         """Tell whether somebody asked within one of its lifetimes."""
         return now - self.asked <= self.seconds
@@ -94,6 +103,7 @@ class Held:
     def lives_until(self, ends: float, *, from_: float, last: bool) -> float:
         """Set the steady end, `last` when there is no later one; return the steady time to do something about it."""
         self.ends = ends
+        self.proved = from_
         self.answered = None
         act_at = from_ + (ends - from_) * _part()
         if last:

@@ -36,8 +36,8 @@ class Leases:
         """Keep the collaborators; `open` comes first."""
         self._settings = settings
         self._book = LeaseBook(store=store, trail=trail, metrics=metrics, clock=clock, settings=settings)
-        self._minting = Minting(book=self._book, providers=providers, clock=clock)
         self._upkeep = Upkeep(book=self._book, providers=providers, policy=policy, clock=clock)
+        self._minting = Minting(book=self._book, providers=providers, clock=clock, doubt=self._upkeep.look_at)
 
     async def open(self) -> None:
         """Take over what an earlier process has left. Raises: StateUnavailableError."""
@@ -52,11 +52,13 @@ class Leases:
         """Return what does the work of `keep`."""
         return self._upkeep
 
-    def lookup(self, source: Source, asker: Asker, references: Iterable[Reference]) -> Cached | None:
+    def lookup(
+        self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float
+    ) -> Cached | None:
         """Return the answer from a lease that lives, else None; policy was asked before."""
-        return self._minting.lookup(source, asker, references)
+        return self._minting.lookup(source, asker, references, fresh_for=fresh_for)
 
-    async def get(self, source: Source, asker: Asker, references: Iterable[Reference]) -> Cached:
+    async def get(self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float) -> Cached:
         """Return the answer from a lease that lives, or from a new one; policy was asked before.
 
         Raises:
@@ -65,7 +67,7 @@ class Leases:
             AuditUnavailableError: It can't be put on record.
 
         """
-        return await self._minting.get(source, asker, references)
+        return await self._minting.get(source, asker, references, fresh_for=fresh_for)
 
     def of(self, peer: PeerIdentity) -> Sequence[LeaseRecord]:
         """Return the leases of `peer`, the oldest first."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -29,9 +29,19 @@ class Minting:
     """Answer from a lease that lives, or mint one."""
 
     def __init__(
-        self, *, book: LeaseBook, providers: Mapping[str, Leasing], clock: Clock, mint_seconds: float = 30.0
+        self,
+        *,
+        book: LeaseBook,
+        providers: Mapping[str, Leasing],
+        clock: Clock,
+        doubt: Callable[[Held], None],
+        mint_seconds: float = 30.0,
     ) -> None:
-        """Mint by `providers`, by their schemes; a mint that takes longer than `mint_seconds` is given up."""
+        """Mint by `providers`, by their schemes; a mint that takes longer than `mint_seconds` is given up.
+
+        `doubt` is told of leases that were not heard of for long, and finds out without holding anybody up.
+        """
+        self._doubt = doubt
         self._book = book
         self._providers = providers
         self._clock = clock
@@ -40,16 +50,23 @@ class Minting:
         self._pauses: dict[LeaseKey, tuple[float, SourceUnavailableError]] = {}
         self._closed = False
 
-    def lookup(self, source: Source, asker: Asker, references: Iterable[Reference]) -> Cached | None:
-        """Return the answer from a lease that lives and need not be replaced, else None."""
+    def lookup(
+        self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float
+    ) -> Cached | None:
+        """Return the answer from a lease that lives and need not be replaced, else None.
+
+        One that was not heard of for `fresh_for` seconds is looked at behind.
+        """
         held = self._book.live(asker.key(source))
         now = self._clock.monotonic()
         if held is None or now >= min(held.ends, held.replace_at):
             return None
         held.ask(asker, references, now=now)
+        if held.is_doubtful(now, fresh_for=fresh_for):
+            self._doubt(held)
         return held.answer()
 
-    async def get(self, source: Source, asker: Asker, references: Iterable[Reference]) -> Cached:
+    async def get(self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float) -> Cached:
         """Return the answer from the lease of this asker, which is minted when there is none that will do.
 
         Raises:
@@ -59,7 +76,7 @@ class Minting:
 
         """
         references = tuple(references)
-        known = self.lookup(source, asker, references)
+        known = self.lookup(source, asker, references, fresh_for=fresh_for)
         if known is not None:
             return known
         key = asker.key(source)

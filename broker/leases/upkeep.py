@@ -83,9 +83,17 @@ class Upkeep:
         if len(self._work) >= _AT_ONCE:
             return
         for held in self._book.due():
+            if held.record.id in self._work:
+                self._book.remind(held, self._clock.monotonic() + 1.0)
+                continue
             _ = self._begin(held)
             if len(self._work) >= _AT_ONCE:
                 return
+
+    def look_at(self, held: Held) -> None:
+        """Find out whether `held` still lives, unless the work at hand is enough: whoever asks next doubts it again."""
+        if len(self._work) < _AT_ONCE and held.record.id not in self._work:
+            self._watch(held, asyncio.create_task(self._check(held), context=untraced()))
 
     async def idle(self) -> None:
         """Return when nothing is under way."""
@@ -139,9 +147,12 @@ class Upkeep:
 
     def _begin(self, held: Held) -> asyncio.Task[None]:
         task = asyncio.create_task(self._do(held), context=untraced())
+        self._watch(held, task)
+        return task
+
+    def _watch(self, held: Held, task: asyncio.Task[None]) -> None:
         self._work[held.record.id] = task
         task.add_done_callback(lambda task: self._done(held, task))
-        return task
 
     def _done(self, held: Held, task: asyncio.Task[None]) -> None:
         self._work.pop(held.record.id, None)
@@ -177,6 +188,17 @@ class Upkeep:
             self._book.remind(held, min(held.ends, now + max(1.0, (held.ends - now) / 4)))
         else:
             self._book.remind(held, held.ends)
+
+    async def _check(self, held: Held) -> None:
+        leasing = self._providers[held.record.provider]
+        try:
+            await leasing.look_up(held.record.grip)
+        except SecretMissingError:
+            if held.record.state is LeaseState.LIVE:
+                await self._book.forget(held, "lost")
+        except FetchError:
+            # It lives as long as nobody says otherwise.
+            return
 
     async def _renew(self, held: Held) -> None:
         began, wall = self._clock.monotonic(), self._clock.now()

@@ -120,6 +120,17 @@ class Leasing(Protocol):
         """
         ...
 
+    async def look_up(self, grip: Grip) -> float:
+        """Return the seconds that the lease has left, as far as the back end can tell.
+
+        Raises:
+            SecretMissingError: The lease is gone.
+            UpstreamDeniedError: The back end does not let the broker look.
+            SourceUnavailableError: It can't answer now.
+
+        """
+        ...
+
     async def revoke(self, grip: Grip) -> None:
         """Return when the lease, and its parent if it has one of its own, are gone; being gone before is well.
 

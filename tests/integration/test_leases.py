@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 from urllib.parse import quote
@@ -15,7 +16,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from broker.cli.sandbox import SHIPPER, Sandbox
-from tests.leasing import PASSWORD, POLICY, USER, Store, leasing_sandbox
+from tests.leasing import (
+    LEASE_RULES,
+    MINTER_RULES,
+    PASSWORD,
+    POLICY,
+    SEEING_RULES,
+    USER,
+    Store,
+    leasing_sandbox,
+)
 from tests.postgres import PostgreSQL, postgres
 from tests.running import Answer, RunningBroker, audit, serving
 from tests.waiting import wait_until
@@ -257,3 +267,10 @@ def test_transit_signs_and_verifies_by_parameters_that_policy_names(broker: Runn
 def test_whoever_holds_nothing_in_the_store_gets_no_other_engine(broker: RunningBroker) -> None:
     answer = broker.resolve("vault:cubbyhole/anything#key")
     assert (answer.status, answer.json["code"]) == (404, "secret_missing")
+
+
+def test_the_page_for_operators_has_the_rules_that_these_tests_run_with() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "dynamic-credentials.md").read_text()
+    for rule in (MINTER_RULES + LEASE_RULES + SEEING_RULES).strip().splitlines():
+        assert rule in page
+    assert "orphan=true renewable=true allowed_policies=broker-mints token_no_default_policy=true" in page

@@ -99,7 +99,10 @@ async def test_under_a_token_of_its_own_a_lease_outlives_the_brokers_token(store
     private(tmp_path / "token", store.token("leaser"))
     grip = Grip(handle=reading.lease.handle, parent=parent.accessor)
     assert (await provider.renew(grip, seconds=7200)).seconds == 7200
+    await provider.look_up(grip)
     await provider.revoke(grip)
+    with pytest.raises(SecretMissingError, match="the lease is gone"):
+        await provider.look_up(grip)
     with pytest.raises(SecretMissingError, match="the lease is gone"):
         await provider.renew(grip, seconds=7200)
     # Being gone before is well.

@@ -79,6 +79,12 @@ class FakeMint:
         left = self.leases[grip.handle] - self.clock.now()
         return Extension(min(seconds, left), capped=left < seconds)
 
+    async def look_up(self, grip: Grip) -> float:
+        self._call("look_up")
+        if grip.handle not in self.leases:
+            raise SecretMissingError("the lease is gone", part=MissingPart.DELETED)
+        return self.leases[grip.handle] - self.clock.now()
+
     async def revoke(self, grip: Grip) -> None:
         self._call("revoke")
         self.leases.pop(grip.handle, None)
@@ -145,7 +151,7 @@ class Desk:
         return self.leases
 
     async def get(self, name: str = "spiffe://prod.example/shipper", source: Source = SOURCE) -> Cached:
-        return await self.leases.get(source, asker(name), [USER, PASSWORD])
+        return await self.leases.get(source, asker(name), [USER, PASSWORD], fresh_for=300.0)
 
     async def work(self, seconds: float = 0.0) -> None:
         """Let time pass, and everything happen that is due by then."""
@@ -316,6 +322,35 @@ async def test_a_lease_revoked_behind_our_back_is_dropped_and_minted_anew(desk: 
     assert desk.count("lost") == 1
     desk.mint.leases["another"] = 0.0
     assert values(await desk.get()) == (b"user-2", b"pass-2")
+
+
+async def test_a_lease_that_was_not_heard_of_for_long_is_looked_at_behind(desk: Desk) -> None:
+    first = await desk.get()
+    desk.clock.advance(300)
+    await desk.get()
+    assert "look_up" not in desk.mint.calls
+    desk.clock.advance(1)
+    for _ in range(50):
+        assert values(await desk.get()) == values(first)
+    await desk.leases.upkeep.idle()
+    assert desk.mint.calls.count("look_up") == 1
+    desk.mint.leases.clear()
+    desk.clock.advance(301)
+    # Whoever asks first need not wait for the word of the back end; the next one has it.
+    await desk.get()
+    await desk.leases.upkeep.idle()
+    assert desk.count("lost") == 1
+    desk.mint.leases["another"] = 0.0
+    assert values(await desk.get()) == (b"user-2", b"pass-2")
+
+
+async def test_while_the_back_end_says_nothing_a_lease_lives(desk: Desk) -> None:
+    first = await desk.get()
+    desk.mint.fails["look_up"] = SourceUnavailableError("the store is sealed")
+    desk.clock.advance(301)
+    await desk.get()
+    await desk.leases.upkeep.idle()
+    assert values(await desk.get()) == values(first)
 
 
 async def test_a_renewal_that_fails_is_tried_again_while_the_lease_lives(desk: Desk) -> None:
@@ -527,7 +562,7 @@ async def test_ten_thousand_renewals_due_together_stay_within_the_budget_and_non
     monkeypatch.setattr("broker.leases.held.random.uniform", lambda low, high: high)
     asked = [asker(f"spiffe://prod.example/agent-{number}") for number in range(10_000)]
     for each in asked:
-        await desk.leases.get(SOURCE, each, [USER])
+        await desk.leases.get(SOURCE, each, [USER], fresh_for=300.0)
     desk.clock.advance(HOUR * 0.67)
     per_second = 200
     budget = Budget(per_second=per_second, clock=desk.clock)
@@ -557,4 +592,4 @@ async def test_ten_thousand_renewals_due_together_stay_within_the_budget_and_non
     assert desk.count("renewed") == 10_000
     assert desk.count("lost") == desk.count("renew_failed") == 0
     for each in asked:
-        assert desk.leases.lookup(SOURCE, each, [USER]) is not None
+        assert desk.leases.lookup(SOURCE, each, [USER], fresh_for=300.0) is not None

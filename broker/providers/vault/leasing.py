@@ -123,7 +123,7 @@ class StoreLeases:
             if error.status not in {BAD_REQUEST, FORBIDDEN}:
                 raise unavailable(error) from None
             # A refusal says little: the role may be gone, or the database away, while the lease lives on.
-            given = await self._look_up(grip)
+            given = await self.look_up(grip)
             message = "the store does not renew the lease now"
             raise SourceUnavailableError(message, retry_after=min(given / 3, 30.0)) from None
         except (KeyError, TypeError, ValueError):
@@ -150,8 +150,8 @@ class StoreLeases:
             message = "the store can't revoke the lease now; what it opens may be away"
             raise SourceUnavailableError(message) from None
 
-    async def _look_up(self, grip: Grip) -> float:
-        """Return the seconds that the lease has left. Raises: SecretMissingError, FetchError."""
+    async def look_up(self, grip: Grip) -> float:
+        """Return the seconds that the lease has left. Raises: as `Leasing.look_up`."""
         body = {"lease_id": grip.handle}
         try:
             document = await self._call(

@@ -123,6 +123,10 @@ class VaultProvider:
         """Ask for `seconds` of life from now. Raises: as `Leasing.renew`."""
         return await self._leases.renew(grip, seconds=seconds)
 
+    async def look_up(self, grip: Grip) -> float:
+        """Return the seconds that the lease has left. Raises: as `Leasing.look_up`."""
+        return await self._leases.look_up(grip)
+
     async def revoke(self, grip: Grip) -> None:
         """Return when the lease is gone. Raises: as `Leasing.revoke`."""
         await self._leases.revoke(grip)
