@@ -21,7 +21,7 @@ def load_policy(file: Path) -> Policy:
     try:
         text = file.read_bytes()
     except OSError as error:
-        message = f"{file}: {error.strerror}; name the policy with policy_file in the settings"
+        message = f"{file}: {error.strerror}; name a readable policy file"
         raise PolicyInvalidError(message) from None
     try:
         return compile_policy(text)

@@ -13,8 +13,8 @@ from broker.errors import PolicyInvalidError
 from broker.identity import IdentityKind, PeerIdentity
 from broker.pattern import parse_scope
 from broker.policy.decision import Allow, Context, Decision
-from broker.policy.engine import Policy, compile_policy
 from broker.policy.explain import Explanation, Outcome, explain
+from broker.policy_file import load_policy
 from broker.reference import Reference, parse
 
 HELP = "check a policy, or explain a decision"
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     try:
-        policy = _load(arguments.file)
+        policy = load_policy(arguments.file)
     except PolicyInvalidError as error:
         if not arguments.json:
             raise
@@ -90,7 +90,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    policy = _load(arguments.policy)
+    policy = load_policy(arguments.policy)
     reference = parse(arguments.reference)
     context = Context(
         address=arguments.address,
@@ -105,19 +105,6 @@ def _explain(arguments: argparse.Namespace) -> int:
     else:
         _print(explanation, identity=arguments.identity, reference=reference)
     return EXIT_YES if isinstance(explanation.decision, Allow) else EXIT_NO
-
-
-def _load(file: Path) -> Policy:
-    try:
-        text = file.read_bytes()
-    except OSError as error:
-        message = f"{file}: {error.strerror}; name a readable policy file"
-        raise PolicyInvalidError(message) from None
-    try:
-        return compile_policy(text)
-    except PolicyInvalidError as error:
-        message = f"{file}: {error.detail}"
-        raise PolicyInvalidError(message, line=error.line, column=error.column) from None
 
 
 def _identity(name: str) -> PeerIdentity:
