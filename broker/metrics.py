@@ -16,7 +16,7 @@ from broker.series.connections import ConnectionSeries
 from broker.series.reloads import ReloadSeries
 from broker.series.requests import RequestSeries
 from broker.series.tokens import TokenSeries
-from broker.series.upstream import LeaseSeries, UpstreamSeries
+from broker.series.upstream import BudgetSeries, LeaseSeries, UpstreamSeries
 
 __all__ = ["Metrics", "Outlook"]
 
@@ -26,6 +26,7 @@ class Metrics(
     TokenSeries,
     CacheSeries,
     UpstreamSeries,
+    BudgetSeries,
     LeaseSeries,
     ConnectionSeries,
     ReloadSeries,
@@ -43,6 +44,7 @@ class Metrics(
         TokenSeries.__init__(self, registry)
         CacheSeries.__init__(self, registry)
         UpstreamSeries.__init__(self, registry)
+        BudgetSeries.__init__(self, registry)
         LeaseSeries.__init__(self, registry)
         ConnectionSeries.__init__(self, registry)
         ReloadSeries.__init__(self, registry)

@@ -174,7 +174,7 @@ class BrokerClient:
             # Full jitter, so that a fleet that starts together does not come back together.
             wait = max(after, random.uniform(0, pause))  # noqa: S311  A pause is no secret.
             if time.monotonic() + wait > deadline:
-                raise _given_up(answer, closed=closed)
+                raise _given_up(status, answer, closed=closed)
             time.sleep(wait)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -190,9 +190,9 @@ class BrokerClient:
             connection.close()
 
 
-def _given_up(body: bytes | None, *, closed: bool) -> BrokerError:
+def _given_up(status: int, body: bytes | None, *, closed: bool) -> BrokerError:
     if body is not None:
-        return read_refusal(HTTPStatus.SERVICE_UNAVAILABLE, body)
+        return read_refusal(status, body)
     if closed:
         return CertificateRefusedError("the broker closes the connection; it does not take this agent's certificate")
     return BrokerUnreachableError("the broker does not answer; is --url right, and does it run?")

@@ -36,18 +36,6 @@ class UpstreamSeries:
             buckets=BUCKETS,
             registry=registry,
         )
-        self._budget = Gauge(
-            "broker_upstream_budget_per_second",
-            "Requests a second that a back end is asked at most.",
-            ["provider"],
-            registry=registry,
-        )
-        self._throttled = Counter(
-            "broker_upstream_throttled", "Requests that waited for the budget.", ["provider"], registry=registry
-        )
-        self._budget_refused = Counter(
-            "broker_upstream_refused", "Requests that got no turn within the budget.", ["provider"], registry=registry
-        )
         self._breaker = Gauge(
             "broker_upstream_breaker_open",
             "1 while a back end is taken to be away and only probed.",
@@ -77,12 +65,6 @@ class UpstreamSeries:
         self._upstream.labels(provider, operation, outcome).inc()
         self._upstream_seconds.labels(provider).observe(seconds)
 
-    def upstream_budget(self, *, provider: str, per_second: float, throttled: int, refused: int) -> None:
-        """State the budget of a back end, and add requests that waited for it, and that got no turn in time."""
-        self._budget.labels(provider).set(per_second)
-        self._throttled.labels(provider).inc(throttled)
-        self._budget_refused.labels(provider).inc(refused)
-
     def upstream_breaker(self, *, provider: str, is_open: bool) -> None:
         """State whether a back end is taken to be away and only probed."""
         self._breaker.labels(provider).set(1 if is_open else 0)
@@ -94,6 +76,31 @@ class UpstreamSeries:
     def clock_skew(self, *, provider: str, seconds: float) -> None:
         """State by how much the wall clock here is ahead of a back end's."""
         self._clock_skew.labels(provider).set(seconds)
+
+
+class BudgetSeries:
+    """State what back ends may be asked, and count what had to wait for it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register the series."""
+        self._budget = Gauge(
+            "broker_upstream_budget_per_second",
+            "Requests a second that a back end is asked at most.",
+            ["provider"],
+            registry=registry,
+        )
+        self._throttled = Counter(
+            "broker_upstream_throttled", "Requests that waited for the budget.", ["provider"], registry=registry
+        )
+        self._budget_refused = Counter(
+            "broker_upstream_refused", "Requests that got no turn within the budget.", ["provider"], registry=registry
+        )
+
+    def upstream_budget(self, *, provider: str, per_second: float, throttled: int, refused: int) -> None:
+        """State the budget of a back end, and add requests that waited for it, and that got no turn in time."""
+        self._budget.labels(provider).set(per_second)
+        self._throttled.labels(provider).inc(throttled)
+        self._budget_refused.labels(provider).inc(refused)
 
 
 class LeaseSeries:
