@@ -45,8 +45,11 @@ from broker.policy_file import PolicyFile, load_policy
 from broker.providers.base import Leasing, Provider, ProviderTools
 from broker.providers.registry import PROVIDERS
 from broker.readiness import Dependencies, Readiness
+from broker.reference import VAULT
 from broker.reload import PartName, Reloader
 from broker.resolve import ResolveReferences
+from broker.sealed import KEY_BYTES, SealedFile, load_sealing_key
+from broker.sealing import Sealing
 from broker.signing import load_or_create_signing_key
 from broker.sources import Sources
 from broker.store.schema import schema_version
@@ -185,6 +188,7 @@ class Service:
         self.looked = asyncio.Event()
         self._drain = Drain()
         self._webhook = webhook_verifier(settings)
+        self._sealed = sealed_file(settings)
         # Made here, because its imports would hold up the event loop.
         self._tracing = _tracing(settings.tracing)
         self._stack = AsyncExitStack()
@@ -251,6 +255,11 @@ class Service:
         self._own_task(self._reloader.watch())
         self._own_task(self._cache.keep_fresh())
         agents = self._agent_application()
+        store = self._providers.get(VAULT)
+        if self._sealed is not None and store is not None:
+            sealing = Sealing(file=self._sealed, cache=self._cache, fetch=store.fetch, clock=self.clock)
+            await sealing.restore()
+            self._own_task(sealing.keep())
         self.metrics.expect(
             providers=self._providers,
             routes=[resource.canonical for resource in agents.router.resources()],
@@ -527,6 +536,23 @@ def webhook_verifier(settings: Settings) -> WebhookVerifier | None:
         except ValueError as error:
             raise found(file, "webhook_key_unusable", "holds no webhook key", str(error)) from None
     return WebhookVerifier(keys=keys, tolerance_seconds=settings.webhook.tolerance_seconds) if keys else None
+
+
+def sealed_file(settings: Settings) -> SealedFile | None:
+    """Return the file of sealed values, None when it is switched off.
+
+    Raises:
+        FoundError: The key can't be used.
+
+    """
+    key_file = settings.cache.sealed_key_file
+    if key_file is None:
+        return None
+    try:
+        key = load_sealing_key(key_file)
+    except ValueError as error:
+        raise found(key_file, "sealing_key_unusable", f"does not hold {KEY_BYTES} bytes", str(error)) from None
+    return SealedFile(file=settings.state_directory / "sealed.cache", key=key)
 
 
 def tls_files(settings: Settings) -> TlsFiles:

@@ -181,6 +181,30 @@ class Cache:
             await asyncio.sleep(0)
         return named
 
+    def held(self) -> tuple[tuple[Source, Entry], ...]:
+        """Return what is remembered now."""
+        return self._memory.items()
+
+    def restore(self, source: Source, reading: Reading, *, fetched_at: float, ends_at: float, fetch: Fetch) -> None:
+        """Remember what an earlier run read: `stale` until its source has answered, and fresh to nobody.
+
+        The times are wall times; `ends_at` is when nobody may use it any more.
+        """
+        born = self._clock.monotonic() - (self._clock.now() - fetched_at)
+        ends = born + ends_at - fetched_at
+        entry = Entry(
+            reading=replace(reading, not_after=ends_at),
+            fetch=fetch,
+            fetched_at=fetched_at,
+            born=born,
+            dies=ends,
+            clocks=Clocks(0.0, ends_at - fetched_at),
+            early=1.0,
+            lasts_until=ends,
+        )
+        entry.outdate()
+        self._report(self._memory.keep(source, entry))
+
     async def keep_fresh(self) -> None:
         """Read again behind, for ever, what was asked for and is about to be no longer fresh."""
         while True:

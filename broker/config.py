@@ -112,6 +112,13 @@ class CacheSettings(Section):
         default=3.0,
         description="How long it is remembered that a secret is missing or that its store denies it; 0: not at all.",
     )
+    sealed_key_file: Path | None = Field(
+        default=None,
+        description=(
+            "File with 32 random bytes, mode 0600 or a credential of systemd. With it, what stores gave is kept sealed "
+            "in `state_directory`, and serves as `stale` after a restart until they answer; without it, nothing is."
+        ),
+    )
 
 
 class LeaseSection(Section):

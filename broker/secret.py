@@ -137,6 +137,10 @@ class SecretDocument(_Opaque):
             known = self._selected[pointer] = _value_of(self._walk(pointer))
         return known
 
+    def whole(self) -> SecretValue:
+        """Return the whole document as JSON, made anew; for the sealed file, which asks each document once."""
+        return _value_of(self._root)
+
     def _walk(self, pointer: tuple[str, ...]) -> object:
         here: object = self._root
         for depth, token in enumerate(pointer):

@@ -9,7 +9,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from broker.app import tls_files, webhook_verifier
+from broker.app import sealed_file, tls_files, webhook_verifier
 from broker.clock import SystemClock
 from broker.config import Settings
 from broker.config_source import SettingsFaultsError, SettingsSource
@@ -64,6 +64,7 @@ def _examine_extras(settings: Settings) -> Iterator[Finding]:
     try:
         require_extra(settings.tracing)
         webhook_verifier(settings)
+        sealed_file(settings)
     except FoundError as error:
         yield error.finding
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from broker.cli.sandbox import BROKER_RULES_IN_THE_STORE, SHIPPER, sandbox, store_request
+from broker.key_file import write_private
 from tests.receivers import Receiver, receiving
 from tests.running import RunningBroker, audit, running, serving
 from tests.waiting import wait_until
@@ -46,9 +48,15 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def broker(receiver: Receiver) -> Iterator[RunningBroker]:
-    # At debug the log tells most.
-    environment = {"LOGFLUX_LOG_LEVEL": "debug", "LOGFLUX_TRACING__ENDPOINT": receiver.endpoint}
+def broker(receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
+    sealing_key = tmp_path_factory.mktemp("sealing") / "key"
+    write_private(sealing_key, os.urandom(32))
+    environment = {
+        # At debug the log tells most.
+        "LOGFLUX_LOG_LEVEL": "debug",
+        "LOGFLUX_TRACING__ENDPOINT": receiver.endpoint,
+        "LOGFLUX_CACHE__SEALED_KEY_FILE": str(sealing_key),
+    }
     with running(environment=environment) as it:
         place = it.place
         data = {"data": {"api_key": CANARY, "number": 4711, "nested": {"key": CANARY}}}
@@ -157,6 +165,7 @@ def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: Running
         "audit.db",
         "audit.db-wal while it runs",
         "checkpoints.log",
+        "sealed.cache",
         "state.db",
     } <= places.keys()
     assert all(places[name] for name in ("exec", "audit search", "audit.db-wal while it runs"))

@@ -196,6 +196,7 @@ ERRORS: dict[str, Callable[[Place], object]] = {
         bundle(place, place.authority, other(place)),
         place.set("tls.client_crl", place.authority.crl()),
     ),
+    "sealing_key_unusable": lambda place: place.set("cache.sealed_key_file", str(place.write("seal.key", "short"))),
     "webhook_key_unusable": lambda place: place.set("webhook.key_files", [str(place.write("hook.key", "c2VjcmV0"))]),
     "policy_invalid": lambda place: place.write("policy.yaml", "rules: ["),
     "provider_unknown": lambda place: place.set("providers.aws", {}),
