@@ -9,7 +9,7 @@ import ssl
 import stat
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -19,6 +19,9 @@ from broker.agent.answer import Answer, read_answers, read_object, read_refusal
 from broker.errors import BrokerError
 
 _MAX_ANSWER_BYTES: Final = 512 * 1024 * 1024
+_MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
+# Signs of life come every 15 seconds by default.
+_SILENCE_SECONDS: Final = 90.0
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
 # What passes by itself: the broker can't answer now, or this identity asks too often.
@@ -141,6 +144,36 @@ class BrokerClient:
         body = json.dumps({"references": list(references), "require": require})
         return read_answers(*self._exchange("/v1/resolve", body), asked=references)
 
+    def watch(
+        self, references: Sequence[str], *, versions: Mapping[str, str], after: str = ""
+    ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+        """Yield the name, the id ("" without) and the data of each event, until the stream ends.
+
+        `versions` are those that are held, by reference; `after` is the id of the last event that was seen.
+
+        Raises:
+            BrokerUnreachableError: There is no broker, or nothing came from it for longer than its signs of life.
+            ResolveRefusedError: It refuses the watch.
+            MalformedAnswerError: What answers there is no broker.
+
+        """
+        connection = http.client.HTTPSConnection(
+            self._host, self._port, context=self._context, timeout=_SILENCE_SECONDS
+        )
+        headers = {"Content-Type": "application/json", **({"Last-Event-ID": after} if after else {})}
+        body = json.dumps({"references": list(references), "versions": dict(versions)})
+        try:
+            connection.request("POST", "/v1/watch", body, headers)
+            response = connection.getresponse()
+            if response.status != HTTPStatus.OK:
+                raise read_refusal(response.status, response.read(_MAX_EVENT_BYTES))
+            yield from _events(response)
+        except (OSError, http.client.HTTPException):
+            message = "the broker's stream of changes broke off"
+            raise BrokerUnreachableError(message) from None
+        finally:
+            connection.close()
+
     def order(self, path: str, order: Mapping[str, Any]) -> Mapping[str, Any]:
         """Give the broker an order at `path`, and return what it says; waits for it as `resolve` does.
 
@@ -188,6 +221,18 @@ class BrokerClient:
             return response.status, float(after) if after.isdecimal() else 0.0, text
         finally:
             connection.close()
+
+
+def _events(response: http.client.HTTPResponse) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    name = position = ""
+    while line := response.readline(_MAX_EVENT_BYTES):
+        member, _, text = line.rstrip(b"\n").decode("utf-8", "replace").partition(": ")
+        if member == "event":
+            name, position = text, ""
+        elif member == "id":
+            position = text
+        elif member == "data":
+            yield name, position, read_object(HTTPStatus.OK, text.encode())
 
 
 def _given_up(status: int, body: bytes | None, *, closed: bool) -> BrokerError:
