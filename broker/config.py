@@ -8,7 +8,7 @@ belongs to it stands beside the provider, and `app.py` brings the two together.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 MEBIBYTE = 1024 * 1024
@@ -175,6 +175,15 @@ class WebhookSettings(Section):
     tolerance_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
         default=300.0, description="By how much the time of a message may differ from the broker's clock."
     )
+
+    @field_validator("key_files")
+    @classmethod
+    def _distinct_names(cls, files: tuple[Path, ...]) -> tuple[Path, ...]:
+        # The trail names a key by its file's name, and the second of two of one name would hide the first.
+        if len({file.name for file in files}) < len(files):
+            message = "two key files have the same name, by which the trail names the key; give each its own"
+            raise ValueError(message)
+        return files
 
 
 class TracingSettings(Section):

@@ -93,7 +93,10 @@ class WatchHandler:
         try:
             await self._write(response, self._watching(watch))
             while not (reason := self._reason_to_end(request, watch)):
-                await self._write(response, await self._next(watch))
+                told = await self._next(watch)
+                # Asked again after the wait: who was revoked or denied meanwhile is told nothing more.
+                if not self._reason_to_end(request, watch):
+                    await self._write(response, told)
             await self._write(response, _event("end", {"reason": reason}))
             await response.write_eof()
         except TimeoutError:

@@ -51,6 +51,12 @@ def test_a_number_out_of_range_is_refused(tmp_path: Path) -> None:
     assert "listen.port" in refused(settings_file(tmp_path, GOOD + "listen: { port: 70000 }\n"))
 
 
+def test_two_webhook_keys_in_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    detail = refused(settings_file(tmp_path, GOOD + "webhook: { key_files: [/old/webhook.key, /new/webhook.key] }\n"))
+    assert "webhook.key_files" in detail
+    assert "same name" in detail
+
+
 def test_a_missing_setting_is_named(tmp_path: Path) -> None:
     assert "policy_file" in refused(settings_file(tmp_path, "state_directory: /tmp\n"))
 

@@ -193,6 +193,16 @@ async def test_a_certificate_that_is_revoked_ends_it(bench: Bench) -> None:
     assert await event(response) == ("end", "", {"reason": "identity"})
 
 
+async def test_who_was_revoked_is_not_told_what_changed_after_that(bench: Bench) -> None:
+    response = await bench.open()
+    await event(response)
+    await bench.store.feed.compare()
+    bench.peers.refusal = IdentityRefusedError("revoked", reason=IdentityRefusedReason.REVOKED)
+    bench.store.set(APP, 2)
+    await bench.store.feed.compare()
+    assert await event(response) == ("end", "", {"reason": "identity"})
+
+
 async def test_the_brokers_end_ends_it(bench: Bench) -> None:
     response = await bench.open()
     await event(response)
