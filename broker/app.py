@@ -4,7 +4,6 @@ Nothing else constructs collaborators, and only this module picks implementation
 """
 
 import asyncio
-import os
 import socket
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
@@ -17,29 +16,26 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
-from broker.admission import Admission
+from broker.agent_side import AgentSide, connections_of
 from broker.audit.checkpoint import CheckpointKey, load_or_create_checkpoint_key
 from broker.audit.event import AuditEvent, EventKind, Outcome
 from broker.audit.fingerprint import Fingerprinter
 from broker.audit.trail import Trail
 from broker.cache import Cache
-from broker.changes import ChangeFeed, Comparable
+from broker.changes import Comparable
 from broker.clock import Clock, SystemClock
-from broker.config import Settings, TracingSettings
+from broker.config import Settings
 from broker.config_file import SettingsFile
 from broker.config_source import validate_section
 from broker.descriptors import connections_within_limit
 from broker.errors import AuditUnavailableError, SettingsInvalidError
-from broker.fair_queue import FairQueue
-from broker.finding import found
-from broker.issue import IssueToken
-from broker.key_file import load_or_create_secret, read_private
+from broker.key_file import load_or_create_secret
 from broker.leases.book import LeaseSettings
 from broker.leases.leases import Leases
 from broker.leases.record import LeaseRecord
 from broker.logs import EventLogger, set_level
 from broker.metrics import Metrics
-from broker.orders import OrderCache
+from broker.parts import private_directory, sealed_file, tls_files, tracing_of, webhook_verifier
 from broker.policy.current import CurrentPolicy
 from broker.policy_file import PolicyFile, load_policy
 from broker.providers.base import Leasing, Provider, ProviderTools
@@ -47,39 +43,25 @@ from broker.providers.registry import PROVIDERS
 from broker.readiness import Dependencies, Readiness
 from broker.reference import VAULT
 from broker.reload import PartName, Reloader
-from broker.resolve import ResolveReferences
-from broker.sealed import KEY_BYTES, SealedFile, load_sealing_key
 from broker.sealing import Sealing
 from broker.signing import load_or_create_signing_key
-from broker.sources import Sources
 from broker.store.schema import schema_version
 from broker.store.sqlite import SqliteTrailStore
 from broker.store.sqlite_reader import SqliteTrailReader
 from broker.store.state import SqliteStateStore, read_leases
 from broker.systemd.activation import AGENTS, OPERATIONS
-from broker.throttle import Throttle
-from broker.tokens import SigningKey, TokenVerifier, public_jwks
-from broker.tracing import Tracing, require_extra
+from broker.tokens import SigningKey
 from broker.tracing import Trail as AuditTrail
-from broker.watch import WatchLimits, WatchReferences
-from broker.web.certificates import TlsFiles
+from broker.tracing import require_extra
 from broker.web.credentials import Credentials
 from broker.web.drain import Drain
-from broker.web.leases import lease_routes
 from broker.web.listener import HandshakeResult, TlsListener, bind
-from broker.web.middleware import request_id_of
-from broker.web.oauth import oauth_routes
 from broker.web.operations import build_operations_app
-from broker.web.orders import order_routes, webhook_route
+from broker.web.orders import webhook_route
 from broker.web.parser import require_strict_parser
-from broker.web.routes import RequestLimits, build_agent_app
-from broker.web.tls import HandshakeOutcome, Peers
-from broker.web.watch import WatchHandler, watch_routes
-from broker.webhook import WebhookVerifier, parse_key
+from broker.web.tls import HandshakeOutcome
 
 _LOG = EventLogger("broker.app")
-# What a provider whose section says nothing of it may have open at once.
-_PROVIDER_CONNECTIONS = 32
 
 
 def open_trail_reader(database: Path) -> SqliteTrailReader:
@@ -160,7 +142,7 @@ class Service:
         self.metrics = Metrics(registry=self.registry, version=self._version)
         self.readiness = Readiness(clock=self.clock, metrics=self.metrics)
         state = settings.state_directory
-        _private_directory(state)
+        private_directory(state)
         self._credentials = Credentials(files=tls_files(settings), clock=self.clock, metrics=self.metrics)
         self._policy = CurrentPolicy(load_policy(settings.policy_file))
         self.readiness.set("policy", ready=True, reason="")
@@ -190,14 +172,13 @@ class Service:
         self._webhook = webhook_verifier(settings)
         self._sealed = sealed_file(settings)
         # Made here, because its imports would hold up the event loop.
-        self._tracing = _tracing(settings.tracing)
+        self._tracing = tracing_of(settings.tracing)
         self._stack = AsyncExitStack()
         self._trail: Trail
         self._leases: Leases
-        self._orders: OrderCache
         self._reloader: Reloader
         self._listener: TlsListener
-        self._feed: ChangeFeed
+        self._agent_side: AgentSide
 
     @property
     def agent_port(self) -> int:
@@ -254,7 +235,10 @@ class Service:
         self._own_task(dependencies.watch())
         self._own_task(self._reloader.watch())
         self._own_task(self._cache.keep_fresh())
-        agents = self._agent_application()
+        self._stack.push_async_callback(self._cache.aclose)
+        self._agent_side = self._build_agent_side()
+        outermost = [*([] if self._tracing is None else [self._tracing.middleware()]), self._drain.middleware()]
+        agents = self._agent_side.application(outermost=outermost)
         store = self._providers.get(VAULT)
         if self._sealed is not None and store is not None:
             sealing = Sealing(file=self._sealed, cache=self._cache, fetch=store.fetch, clock=self.clock)
@@ -308,15 +292,16 @@ class Service:
         return Reloader(parts=parts, trail=self._trail, metrics=self.metrics)
 
     async def _start_operations(self) -> None:
-        webhook = [] if self._webhook is None else [self._webhook_route(self._webhook)]
+        webhook = (
+            []
+            if self._webhook is None
+            else [webhook_route(orders=self._agent_side.orders, verifier=self._webhook, clock=self.clock)]
+        )
         application = build_operations_app(readiness=self.readiness, registry=self.registry, extra_routes=webhook)
         runner = web.AppRunner(application, access_log=None, keepalive_timeout=self.settings.listen.idle_seconds)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, self._operations).start()
-
-    def _webhook_route(self, verifier: WebhookVerifier) -> web.RouteDef:
-        return webhook_route(orders=self._orders, verifier=verifier, clock=self.clock)
 
     async def _start_agents(self, application: web.Application) -> None:
         listen = self.settings.listen
@@ -342,130 +327,36 @@ class Service:
         await self._listener.start()
         self._stack.push_async_callback(self._listener.stop)
         # Streams end first, or the drain would wait for them.
-        self._stack.push_async_callback(self._feed.aclose)
-        self._own_task(self._feed.run())
+        self._stack.push_async_callback(self._agent_side.feed.aclose)
+        self._own_task(self._agent_side.feed.run())
         self.readiness.set("serving", ready=True, reason="")
 
-    def _agent_application(self) -> web.Application:
-        settings, tracing = self.settings, self._tracing
+    def _build_agent_side(self) -> AgentSide:
         providers = self._providers
         trail: AuditTrail = self._trail
-        if tracing is not None:
-            providers = {scheme: tracing.provider(scheme, provider) for scheme, provider in providers.items()}
-            trail = tracing.trail(trail)
-        self._stack.push_async_callback(self._cache.aclose)
-        keys = {self._keys.token.kid: self._keys.token}
-        admission = Admission(
-            policy=self._policy,
-            verifier=TokenVerifier(issuer=self.issuer, audience=self.issuer, keys=keys, max_lifetime=3600),
-            throttle=Throttle(
-                clock=self.clock,
-                per_second=settings.limits.identity_requests_per_second,
-                burst=settings.limits.identity_burst,
-            ),
-            trail=trail,
-            metrics=self.metrics,
-            clock=self.clock,
-        )
-        sources = Sources(cache=self._cache, leases=self._leases, providers=providers, queues=self._queues_of_reads())
-        fingerprints = Fingerprinter(key=self._keys.fingerprint, key_id="k1")
-        resolve = ResolveReferences(
-            admission=admission,
-            policy=self._policy,
-            sources=sources,
-            trail=trail,
-            fingerprints=fingerprints,
-            metrics=self.metrics,
-            max_references=settings.limits.max_references,
-        )
-        issue = IssueToken(
-            policy=self._policy,
-            signer=self._keys.token,
-            trail=trail,
-            metrics=self.metrics,
-            clock=self.clock,
-            lifetime_seconds=settings.tokens.lifetime_seconds,
+        if self._tracing is not None:
+            providers = {scheme: self._tracing.provider(scheme, one) for scheme, one in providers.items()}
+            trail = self._tracing.trail(trail)
+        return AgentSide(
+            settings=self.settings,
             issuer=self.issuer,
-            audience=self.issuer,
-        )
-        self._orders = OrderCache(
-            policy=self._policy, cache=self._cache, trail=trail, metrics=self.metrics, clock=self.clock
-        )
-        limits = RequestLimits(
-            max_references=settings.limits.max_references,
-            max_body_bytes=settings.limits.max_body_bytes,
-            body_seconds=settings.limits.body_seconds,
-        )
-        self._feed = ChangeFeed(
-            cache=self._cache,
-            comparable={scheme: one for scheme, one in self._providers.items() if isinstance(one, Comparable)},
-            reread=sources.reread,
-            # Nothing of a value is kept to compare with but its keyed hash.
-            marks=lambda cached: fingerprints.of(cached.reading.document.select(())),
-            seconds=settings.watch.interval_seconds,
-        )
-        peers = Peers(trust=self._credentials, allow_no_eku=settings.tls.allow_no_eku)
-        return build_agent_app(
-            resolve=resolve,
-            peers=peers,
             clock=self.clock,
             metrics=self.metrics,
-            limits=limits,
-            allowed_hosts=frozenset(settings.listen.allowed_hosts) or None,
-            extra_routes=[
-                *oauth_routes(
-                    issue=issue,
-                    peers=peers,
-                    clock=self.clock,
-                    jwks=public_jwks(keys),
-                    issuer=self.issuer,
-                    request_id_of=request_id_of,
-                    refuse_identity=resolve.refuse_identity,
-                ),
-                *lease_routes(leases=self._leases, peers=peers, refuser=resolve, clock=self.clock),
-                *watch_routes(
-                    WatchHandler(
-                        watch=WatchReferences(
-                            admission=admission,
-                            policy=self._policy,
-                            feed=self._feed,
-                            trail=trail,
-                            clock=self.clock,
-                            limits=WatchLimits(
-                                max_references=settings.watch.max_references,
-                                max_watches=settings.watch.max_watches_per_identity,
-                            ),
-                        ),
-                        feed=self._feed,
-                        peers=peers,
-                        clock=self.clock,
-                        limits=limits,
-                        heartbeat_seconds=settings.watch.heartbeat_seconds,
-                        write_seconds=settings.watch.write_seconds,
-                    )
-                ),
-                *order_routes(
-                    orders=self._orders, peers=peers, clock=self.clock, refuse_identity=resolve.refuse_identity
-                ),
-            ],
-            outermost=[*([] if tracing is None else [tracing.middleware()]), self._drain.middleware()],
+            policy=self._policy,
+            providers=providers,
+            # The wrapped ones count and time reads; only the provider itself knows how to compare.
+            comparable={scheme: one for scheme, one in self._providers.items() if isinstance(one, Comparable)},
+            cache=self._cache,
+            leases=self._leases,
+            trail=trail,
+            token_key=self._keys.token,
+            fingerprints=Fingerprinter(key=self._keys.fingerprint, key_id="k1"),
+            trust=self._credentials,
         )
-
-    def _queues_of_reads(self) -> dict[str, FairQueue]:
-        limits = self.settings.limits
-        return {
-            # Whoever comes first waits here and not behind others' reads in the provider's own line.
-            scheme: FairQueue(
-                at_once=int(section.get("max_connections", _PROVIDER_CONNECTIONS)),
-                max_waiting=limits.max_waiting_reads,
-                max_waiting_each=limits.max_waiting_reads_per_identity,
-            )
-            for scheme, section in self.settings.providers.items()
-        }
 
     def _provider_connections(self) -> int:
         sections = self.settings.providers.values()
-        return sum(int(section.get("max_connections", _PROVIDER_CONNECTIONS)) for section in sections)
+        return sum(connections_of(section) for section in sections)
 
     def _own_event(self, kind: EventKind) -> AuditEvent:
         details: dict[str, str | int] = {
@@ -503,69 +394,6 @@ class Service:
                 await task
 
         self._stack.push_async_callback(end)
-
-
-def _private_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
-    except OSError as error:
-        message = f"{directory}: {error.strerror}; state_directory must be writable for the broker"
-        raise SettingsInvalidError(message) from None
-    if read_only or not os.access(directory, os.W_OK | os.X_OK):
-        why = "is on a read-only file system" if read_only else "Permission denied"
-        message = f"{directory}: {why}; state_directory must be writable for the broker"
-        raise SettingsInvalidError(message)
-
-
-def _tracing(settings: TracingSettings) -> Tracing | None:
-    return None if settings.endpoint is None else Tracing(settings=settings, version=version("logflux-broker"))
-
-
-def webhook_verifier(settings: Settings) -> WebhookVerifier | None:
-    """Return what verifies webhooks, None when they are switched off; the keys are named by their files.
-
-    Raises:
-        FoundError: A key file can't be used.
-
-    """
-    keys: dict[str, bytes] = {}
-    for file in settings.webhook.key_files:
-        try:
-            keys[file.name] = parse_key(read_private(file))
-        except ValueError as error:
-            raise found(file, "webhook_key_unusable", "holds no webhook key", str(error)) from None
-    return WebhookVerifier(keys=keys, tolerance_seconds=settings.webhook.tolerance_seconds) if keys else None
-
-
-def sealed_file(settings: Settings) -> SealedFile | None:
-    """Return the file of sealed values, None when it is switched off.
-
-    Raises:
-        FoundError: The key can't be used.
-
-    """
-    key_file = settings.cache.sealed_key_file
-    if key_file is None:
-        return None
-    try:
-        key = load_sealing_key(key_file)
-    except ValueError as error:
-        raise found(key_file, "sealing_key_unusable", f"does not hold {KEY_BYTES} bytes", str(error)) from None
-    return SealedFile(file=settings.state_directory / "sealed.cache", key=key)
-
-
-def tls_files(settings: Settings) -> TlsFiles:
-    """Return what the settings say about the listener's files."""
-    tls = settings.tls
-    return TlsFiles(
-        certificate=tls.certificate,
-        key=tls.key,
-        client_ca=tls.client_ca,
-        client_crl=tls.client_crl,
-        keep_stale=tls.on_stale_crl == "keep",
-        minimum=tls.minimum,
-    )
 
 
 def provider_settings() -> dict[str, type[BaseModel]]:
