@@ -3,13 +3,16 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from broker.agent.answer import Answer
 from broker.agent.client import BrokerClient, ClientSettingsError, add_client_arguments, client_settings
+from broker.agent.environment_file import read_environment_file
 from broker.agent.refusal import say
 from broker.agent.supervise import RESTART, SIGNALS, ChangeWatcher, Reaction, Supervisor
+from broker.agent.template import SCHEMES, Template, TemplateInvalidError, parse_template
 from broker.errors import BrokerError, MalformedReferenceError
 from broker.reference import parse
 
@@ -17,7 +20,6 @@ EXIT_OWN_ERROR: Final = 125
 EXIT_NOT_EXECUTABLE: Final = 126
 EXIT_NOT_FOUND: Final = 127
 _OWN_VARIABLES: Final = ("LOGFLUX_BROKER_URL", "LOGFLUX_BROKER_CA", "LOGFLUX_AGENT_CERT", "LOGFLUX_AGENT_KEY")
-_SCHEMES: Final = ("vault:", "bao:", "env:", "file:")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--env",
         action="append",
         default=[],
-        metavar="NAME=REFERENCE",
-        help="a variable of the command; may be repeated",
+        metavar="NAME=TEXT",
+        help="a variable of the command: a reference, or text with ${reference} in it; may be repeated",
+    )
+    parser.add_argument(
+        "--env-file",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="lines of NAME=TEXT as for --env; --env counts over it; may be repeated",
     )
     parser.add_argument(
         "--from-environment",
@@ -63,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "The command takes this process's place, so it gets every signal and its exit status is this one's.\n"
         "With --watch it is a child: signals are passed on, and its end is this process's end.\n"
         "exit status: the command's; 125 no secrets, 126 the command can't be run, 127 there is no such command\n\n"
-        "example:\n  broker exec --env API_KEY='vault:secret/logflux#api_key' -- ./shipper --config shipper.yaml"
+        "examples:\n  broker exec --env API_KEY='vault:secret/logflux#api_key' -- ./shipper --config shipper.yaml\n"
+        "  broker exec --env 'DATABASE_URL=postgres://app:${vault:secret/db#password}@db/app' -- ./service"
     )
 
 
@@ -76,14 +87,14 @@ def run(arguments: argparse.Namespace) -> int:
             message = "no command; write it after --"
             raise ClientSettingsError(message)
         client = BrokerClient(settings=client_settings(arguments, os.environ))
-        answers = client.resolve(list(wanted.values())) if wanted else ()
-        environment = child_environment(dict(os.environ), dict(zip(wanted, answers, strict=True)))
+        answers = client.resolve(references_of(wanted)) if references_of(wanted) else ()
+        environment = child_environment(dict(os.environ), wanted, answers)
     except BrokerError as error:
         say(error)
         return EXIT_OWN_ERROR
     sys.stdout.flush()
     try:
-        if arguments.watch and wanted:
+        if arguments.watch and references_of(wanted):
             return _supervised(arguments, command, wanted, environment, answers)
         os.execvpe(command[0], command, environment)  # noqa: S606  Running the caller's command is the purpose.
     except FileNotFoundError:
@@ -97,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _supervised(
     arguments: argparse.Namespace,
     command: list[str],
-    wanted: dict[str, str],
+    wanted: Mapping[str, Template],
     environment: dict[str, str],
     answers: Sequence[Answer],
 ) -> int:
@@ -106,63 +117,93 @@ def _supervised(
         return BrokerClient(settings=client_settings(arguments, os.environ))
 
     def resolve() -> tuple[dict[str, str], Sequence[Answer]]:
-        current = connect().resolve(list(wanted.values()))
-        return child_environment(dict(os.environ), dict(zip(wanted, current, strict=True))), current
+        current = connect().resolve(references_of(wanted))
+        return child_environment(dict(os.environ), wanted, current), current
 
     reaction = Reaction(
         action=arguments.on_change,
         splay_seconds=max(0.0, arguments.splay),
         grace_seconds=max(0.0, arguments.grace),
     )
-    watcher = ChangeWatcher(connect=connect, answers=answers, texts=list(wanted.values()))
+    watcher = ChangeWatcher(connect=connect, answers=answers, texts=references_of(wanted))
     return Supervisor(
         command=command, environment=environment, reaction=reaction, watcher=watcher, resolve=resolve
     ).run()
 
 
-def wanted_variables(arguments: argparse.Namespace, environment: dict[str, str]) -> dict[str, str]:
-    """Return the reference that each variable of the command is to get.
+def wanted_variables(arguments: argparse.Namespace, environment: Mapping[str, str]) -> dict[str, Template]:
+    """Return the template of each variable that the command is to get.
 
     Raises:
-        ClientSettingsError: One is not written NAME=REFERENCE, or is no reference.
+        ClientSettingsError: One is not written NAME=TEXT, or looks like a reference and is none.
+        TemplateInvalidError: A file of variables can't be used; names file and line.
 
     """
-    wanted = {}
+    wanted: dict[str, Template] = {}
     if arguments.from_environment:
-        wanted = {name: value for name, value in environment.items() if value.startswith(_SCHEMES)}
+        texts = {name: value for name, value in environment.items() if value.startswith(SCHEMES)}
+        wanted = {name: _template(name, text) for name, text in texts.items()}
+    for file in arguments.env_file:
+        wanted.update(read_environment_file(file))
     for pair in arguments.env:
-        name, equals, reference = pair.partition("=")
+        name, equals, text = pair.partition("=")
         if not equals or not name:
-            message = "--env takes NAME=REFERENCE"
+            message = "--env takes NAME=TEXT, where the text is a reference or holds ${reference}"
             raise ClientSettingsError(message)
-        wanted[name] = reference
-    for name, reference in wanted.items():
-        try:
-            parse(reference)
-        except MalformedReferenceError as error:
-            message = f"{name}: at character {error.position + 1}: {error.detail}"
-            raise ClientSettingsError(message) from None
+        wanted[name] = _template(name, text)
     return wanted
 
 
-def child_environment(environment: dict[str, str], answers: dict[str, Answer]) -> dict[str, str]:
-    """Return the command's environment: ours, without what names this agent, and with the values.
+def references_of(wanted: Mapping[str, Template]) -> list[str]:
+    """Return every reference of the templates, each once."""
+    return list(dict.fromkeys(reference for template in wanted.values() for reference in template.references))
+
+
+def child_environment(
+    environment: Mapping[str, str], wanted: Mapping[str, Template], answers: Sequence[Answer]
+) -> dict[str, str]:
+    """Return the command's environment: ours, without what names this agent, and with the filled templates.
+
+    Args:
+        environment: This process's own.
+        wanted: A template for each variable.
+        answers: One for each of `references_of(wanted)`, in that order.
 
     Raises:
-        ClientSettingsError: A value can't be a variable: it holds a NUL or is not text.
+        ClientSettingsError: There is no value, or it can't be a variable: it holds a NUL or is not text.
 
     """
+    answered = dict(zip(references_of(wanted), answers, strict=True))
     child = {name: value for name, value in environment.items() if name not in _OWN_VARIABLES}
-    for name, answer in answers.items():
-        if answer.value is None:
-            message = f"{name}: {answer.status}: {answer.detail}"
-            raise ClientSettingsError(message)
-        try:
-            child[name] = answer.value.reveal().decode("utf-8")
-        except UnicodeDecodeError:
-            message = f"{name}: the value is binary, which no environment can hold; use a file"
-            raise ClientSettingsError(message) from None
-        if "\0" in child[name]:
-            message = f"{name}: the value holds a NUL, which no environment can hold; use a file"
-            raise ClientSettingsError(message)
+    for name, template in wanted.items():
+        for answer in (answered[reference] for reference in template.references):
+            if answer.value is None:
+                message = f"{name}: {answer.status}: {answer.detail}"
+                raise ClientSettingsError(message)
+        child[name] = _filled(name, template, answered)
     return child
+
+
+def _template(name: str, text: str) -> Template:
+    """Return the template of a text that has to be a reference, or to hold one."""
+    try:
+        # A path may hold nearly everything, so `${` decides whether this is one reference or text around some.
+        return parse_template(text) if "${" in text else Template((parse(text),))
+    except MalformedReferenceError as error:
+        message = f"{name}: at character {error.position + 1}: {error.detail}"
+    except TemplateInvalidError as error:
+        message = f"{name}: at character {error.column}: {error.reason}"
+    raise ClientSettingsError(message)
+
+
+def _filled(name: str, template: Template, answered: Mapping[str, Answer]) -> str:
+    values = {reference: answer.value for reference, answer in answered.items() if answer.value is not None}
+    try:
+        text = template.fill(values).reveal().decode("utf-8")
+    except (TemplateInvalidError, UnicodeDecodeError):
+        message = f"{name}: the value is binary, which no environment can hold; use a file"
+        raise ClientSettingsError(message) from None
+    if "\0" in text:
+        message = f"{name}: the value holds a NUL, which no environment can hold; use a file"
+        raise ClientSettingsError(message)
+    return text

@@ -70,7 +70,7 @@ def test_a_changed_secret_signals_the_command_and_its_exit_status_is_this_ones(
     with child(broker, script, "--on-change", "USR1") as process:
         wait_until(lambda: len(lines(seen)) == 1)
         write(broker, "after")
-        assert process.wait(20) == 7
+        assert process.wait(60) == 7
     assert lines(seen) == ["up"]
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from broker.agent.answer import Answer
 from broker.agent.client import ClientSettingsError
-from broker.agent.exec import child_environment, wanted_variables
+from broker.agent.exec import child_environment, references_of, wanted_variables
 from broker.pki import create_authority, issue_certificate
+from broker.secret import Encoding, SecretValue
 
 
 class Scripted(http.server.BaseHTTPRequestHandler):
@@ -221,8 +223,42 @@ def test_exec_resolves_what_the_environment_names_when_asked(broker: Broker) -> 
 @pytest.mark.parametrize("pair", ["A", "=env:A", "A=word"])
 def test_exec_refuses_what_is_no_variable_or_no_reference(pair: str) -> None:
     with pytest.raises(ClientSettingsError):
-        wanted_variables(argparse.Namespace(from_environment=False, env=[pair]), {})
+        wanted_variables(argparse.Namespace(from_environment=False, env=[pair], env_file=[]), {})
 
 
 def test_the_names_of_the_agents_own_key_do_not_reach_the_command() -> None:
-    assert child_environment({"LOGFLUX_AGENT_KEY": "k", "X": "y"}, {}) == {"X": "y"}
+    assert child_environment({"LOGFLUX_AGENT_KEY": "k", "X": "y"}, {}, ()) == {"X": "y"}
+
+
+def test_exec_fills_text_around_references_and_asks_for_each_once(tmp_path: Path) -> None:
+    file = tmp_path / "agent.env"
+    file.write_text("# a comment\nURL=postgres://app:${vault:a/b#c}@db\nPLAIN=as it stands\nKEY=vault:a/b#c\n")
+    arguments = argparse.Namespace(
+        from_environment=False, env=["BOTH=${PAT}-$${-${vault:a/b#c}", "FILE=/run/x"], env_file=[file]
+    )
+    wanted = wanted_variables(arguments, {})
+    assert references_of(wanted) == ["vault:a/b#c", "env:PAT", "file:/run/x"]
+    values = (SecretValue(text.encode(), encoding=Encoding.TEXT) for text in ("${s3cret}", "pat", "file"))
+    answers = [
+        Answer(reference=one, status="ok", value=value)
+        for one, value in zip(references_of(wanted), values, strict=True)
+    ]
+    assert child_environment({}, wanted, answers) == {
+        "URL": "postgres://app:${s3cret}@db",
+        "PLAIN": "as it stands",
+        "KEY": "${s3cret}",
+        "BOTH": "pat-${-${s3cret}",
+        "FILE": "file",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "encoding", "what"),
+    [(b"\xff\xfe", Encoding.BASE64, "binary"), (b"a\0b", Encoding.TEXT, "NUL")],
+    ids=["binary", "NUL"],
+)
+def test_exec_refuses_values_that_no_environment_can_hold(value: bytes, encoding: Encoding, what: str) -> None:
+    wanted = wanted_variables(argparse.Namespace(from_environment=False, env=["A=x${PAT}"], env_file=[]), {})
+    answer = Answer(reference="env:PAT", status="ok", value=SecretValue(value, encoding=encoding))
+    with pytest.raises(ClientSettingsError, match=what):
+        child_environment({}, wanted, [answer])
