@@ -141,6 +141,14 @@ class LeaseBook:
         self._count()
         await self._tell(held, "minted")
 
+    async def announce(self, held: Held, *, expires: float) -> None:
+        """Keep the later end that `held` is about to be given, so that no crash leaves a record that ends before it."""
+        try:
+            await self._store.keep_leases([replace(held.record, expires=max(expires, held.record.expires))])
+        except StateUnavailableError as error:
+            # It is renewed all the same: whoever holds it needs it, and it ends by itself.
+            _LOG.error("lease_not_kept", lease=held.record.id, reason=error.detail)
+
     async def extend(self, held: Held) -> None:
         """Keep a later end of `held`; that it can't be made durable costs nothing but the order of a clean-up."""
         self._metrics.lease(provider=held.record.provider, event="renewed")

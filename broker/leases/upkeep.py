@@ -203,6 +203,7 @@ class Upkeep:
     async def _renew(self, held: Held) -> None:
         began, wall = self._clock.monotonic(), self._clock.now()
         leasing = self._providers[held.record.provider]
+        await self._book.announce(held, expires=wall + held.seconds)
         try:
             extension = await leasing.renew(held.record.grip, seconds=held.seconds)
         except SecretMissingError:

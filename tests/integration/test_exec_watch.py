@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,11 +28,15 @@ def child(broker: RunningBroker, script: str, *options: str) -> Iterator["subpro
     certificate, key = broker.place.certificate("shipper")
     ways = ["--url", broker.place.url, "--ca", str(broker.place.authority), "--cert", str(certificate)]
     command = [sys.executable, "-m", "broker", "exec", *ways, "--key", str(key), "--env", SECRET]
-    process = subprocess.Popen([*command, "--watch", "--splay", "0.1", *options, "--", "sh", "-c", script])
+    # A session of its own: the command outlives a supervisor that is killed, and has to go too.
+    process = subprocess.Popen(
+        [*command, "--watch", "--splay", "0.1", *options, "--", "sh", "-c", script], start_new_session=True
+    )
     try:
         yield process
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
