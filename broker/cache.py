@@ -144,6 +144,12 @@ class Cache:
         self._flights.clear()
         self._report()
 
+    def give_way(self) -> int:
+        """Let go of half of the bytes that are held, the least used first; return how many bytes that were."""
+        before = self._memory.size
+        self._report(self._memory.shrink(before // 2))
+        return before - self._memory.size
+
     async def invalidate(self, concerns: Concerns | None) -> int:
         """Forget the sources that `concerns` names, or all of them; return how many that were."""
         named = await self._named(concerns)

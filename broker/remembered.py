@@ -192,6 +192,14 @@ class Memory:
         if entry is not None:
             self.size -= entry.reading.document.size
 
+    def shrink(self, size: int) -> int:
+        """Let go of what was not used for longest until at most `size` bytes are held; return how many entries went."""
+        gone = 0
+        while self.size > size:
+            self.forget(next(iter(self._entries)))
+            gone += 1
+        return gone
+
     def clear(self) -> None:
         """Let go of everything."""
         self._entries.clear()
