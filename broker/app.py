@@ -86,7 +86,8 @@ class Keys:
 
     token: SigningKey
     checkpoint: CheckpointKey
-    fingerprint: bytes
+    # Not the bytes of its key: this object's repr would show them.
+    fingerprints: Fingerprinter
 
 
 def build_providers(settings: Settings, tools: ProviderTools) -> dict[str, Provider]:
@@ -160,7 +161,7 @@ class Service:
         self._keys = Keys(
             token=load_or_create_signing_key(state / "token.key"),
             checkpoint=load_or_create_checkpoint_key(state / "checkpoint.key"),
-            fingerprint=load_or_create_secret(state / "fingerprint.key"),
+            fingerprints=Fingerprinter(key=load_or_create_secret(state / "fingerprint.key"), key_id="k1"),
         )
         listen, operations = settings.listen, settings.operations
         self._agents = inherited.get(AGENTS) or bind(listen.host, listen.port)
@@ -352,7 +353,7 @@ class Service:
             leases=self._leases,
             trail=trail,
             token_key=self._keys.token,
-            fingerprints=Fingerprinter(key=self._keys.fingerprint, key_id="k1"),
+            fingerprints=self._keys.fingerprints,
             trust=self._credentials,
         )
 
