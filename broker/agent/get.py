@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from broker.agent.answer import Answer
-from broker.agent.client import BrokerClient, add_client_arguments, client_settings
+from broker.agent.client import BrokerClient, ClientSettingsError, add_client_arguments, client_settings
 from broker.agent.refusal import say, say_refused
 from broker.agent.secret_file import write_secret_file
-from broker.errors import BrokerError
+from broker.errors import BrokerError, MalformedReferenceError
+from broker.reference import PREVIOUS, VAULT, parse, spell
 from broker.secret import Encoding
 
 
@@ -20,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
         "references", nargs="+", metavar="REFERENCE", help="${NAME}, /abs/path or vault:mount/path#field"
+    )
+    parser.add_argument(
+        "--previous",
+        action="store_true",
+        help="the version before the current one, as ?version=previous, for who takes both during a rotation",
     )
     parser.add_argument(
         "--require", choices=["all", "any"], default="all", help="all: one refused reference refuses all (default)"
@@ -46,15 +52,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  broker get 'vault:secret/logflux#api_key'\n"
         "  broker get --json '${LOGFLUX_PAT}' /var/secrets/logflux/tls_key\n"
-        "  broker get --output /run/secrets/api_key 'vault:secret/logflux#api_key'"
+        "  broker get --output /run/secrets/api_key 'vault:secret/logflux#api_key'\n"
+        "  broker get --previous 'vault:secret/logflux#api_key'"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print or write what the broker gives."""
     try:
+        references = [_previous(text) for text in arguments.references] if arguments.previous else arguments.references
         client = BrokerClient(settings=client_settings(arguments, os.environ))
-        answers = client.resolve(arguments.references, require=arguments.require)
+        answers = client.resolve(references, require=arguments.require)
     except BrokerError as error:
         return say(error)
     text = _text(answers, as_json=arguments.json)
@@ -70,6 +78,27 @@ def run(arguments: argparse.Namespace) -> int:
     except BrokerError as error:
         return say(error)
     return 0
+
+
+def _previous(text: str) -> str:
+    """Return the reference to the version before the one that `text` names.
+
+    Raises:
+        ClientSettingsError: It names none that has a version before.
+
+    """
+    try:
+        reference = parse(text)
+    except MalformedReferenceError as error:
+        message = f"--previous: character {error.position + 1}: {error.detail}"
+        raise ClientSettingsError(message) from None
+    if reference.source.scheme != VAULT:
+        message = "--previous: files and variables keep no versions; ask for a vault: reference"
+        raise ClientSettingsError(message)
+    if reference.source.version is not None:
+        message = "--previous: the reference names a version already; leave out its ?version, or --previous"
+        raise ClientSettingsError(message)
+    return spell(reference.source._replace(version=PREVIOUS), reference.pointer, reference.decode)
 
 
 def _text(answers: Sequence[Answer], *, as_json: bool) -> bytes:

@@ -1,6 +1,8 @@
 """The version before the current one, from a real store: by name, and beside the current one while an overlap lasts."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,3 +65,14 @@ def test_a_deleted_version_before_does_not_count(broker: RunningBroker) -> None:
 def test_an_engine_without_versions_says_so(broker: RunningBroker) -> None:
     refused = ask(broker, "env:LOGFLUX_PAT?version=previous")
     assert (refused["code"], refused["status"]) == ("reference_malformed", "invalid")
+
+
+def test_broker_get_prints_the_version_before(broker: RunningBroker) -> None:
+    store(broker, "POST", "secret/data/logflux", {"data": {"api_key": "one before"}})
+    store(broker, "POST", "secret/data/logflux", {"data": {"api_key": "current"}})
+    invalidate(broker)
+    certificate, key = broker.place.certificate("shipper")
+    who = ["--url", broker.place.url, "--ca", broker.place.authority, "--cert", certificate, "--key", key]
+    command = [sys.executable, "-m", "broker", "get", *map(str, who), "--previous", API_KEY]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, b"one before")

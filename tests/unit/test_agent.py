@@ -100,6 +100,34 @@ def test_a_binary_value_is_printed_as_its_bytes(broker: Broker) -> None:
     assert broker.run("get", "env:A").stdout == b"\xff\x00"
 
 
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("vault:a/b#c", "vault:a/b?version=previous#c"),
+        ("bao:a/b?decode=base64#/c/d", "vault:a/b?decode=base64&version=previous#/c/d"),
+    ],
+)
+def test_previous_asks_for_the_version_before_the_current_one(broker: Broker, given: str, asked: str) -> None:
+    broker.answers.append((200, {}, {"results": [ok(asked, "old")]}))
+    done = broker.run("get", "--previous", given)
+    assert (done.returncode, done.stdout) == (0, b"old")
+    assert broker.asked == [{"references": [asked], "require": "all"}]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("env:A", b"keep no versions"),
+        ("vault:a/b?version=3#c", b"names a version already"),
+        ("vault:a//b#c", b"--previous: character 9"),
+    ],
+)
+def test_previous_of_what_has_none_is_a_wrong_command_line(broker: Broker, given: str, reason: bytes) -> None:
+    done = broker.run("get", "--previous", "vault:a/b#c", given)
+    assert (done.returncode, done.stdout, broker.asked) == (2, b"", [])
+    assert reason in done.stderr
+
+
 def test_several_references_print_an_object(broker: Broker) -> None:
     broker.answers.append((200, {}, {"results": [ok("env:A", "a"), ok("vault:a/b", {"x": 1}, "json")]}))
     assert json.loads(broker.run("get", "env:A", "vault:a/b").stdout) == {"env:A": "a", "vault:a/b": {"x": 1}}
