@@ -43,7 +43,7 @@ from broker.providers.base import Leasing, Provider, ProviderTools
 from broker.providers.registry import PROVIDERS
 from broker.readiness import Dependencies, Readiness
 from broker.reference import VAULT
-from broker.reload import PartName, Reloader
+from broker.reload import Part, PartName, Reloader
 from broker.sealing import Sealing
 from broker.signing import load_or_create_signing_key
 from broker.store.schema import schema_version
@@ -61,6 +61,7 @@ from broker.web.operations import build_operations_app
 from broker.web.orders import webhook_route
 from broker.web.parser import require_strict_parser
 from broker.web.tls import HandshakeOutcome
+from broker.webhook_keys import WebhookKeys
 
 _LOG = EventLogger("broker.app")
 
@@ -291,7 +292,9 @@ class Service:
             file=self.settings.policy_file, current=self._policy, metrics=self.metrics, clock=self.clock
         )
         settings = SettingsFile(settings=self.settings, file=self._settings_file, set_log_level=set_level)
-        parts = (settings, self._credentials, policy)
+        parts: list[Part] = [settings, self._credentials, policy]
+        if self._webhook is not None:
+            parts.append(WebhookKeys(files=self.settings.webhook.key_files, verifier=self._webhook))
         return Reloader(parts=parts, trail=self._trail, metrics=self.metrics)
 
     async def _start_operations(self) -> None:

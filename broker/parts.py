@@ -7,11 +7,11 @@ from pathlib import Path
 from broker.config import Settings, TracingSettings
 from broker.errors import SettingsInvalidError
 from broker.finding import found
-from broker.key_file import read_private
 from broker.sealed import KEY_BYTES, SealedFile, load_sealing_key
 from broker.tracing import Tracing
 from broker.web.certificates import TlsFiles
-from broker.webhook import WebhookVerifier, parse_key
+from broker.webhook import WebhookVerifier
+from broker.webhook_keys import read_webhook_keys
 
 
 def private_directory(directory: Path) -> None:
@@ -39,18 +39,13 @@ def tracing_of(settings: TracingSettings) -> Tracing | None:
 
 
 def webhook_verifier(settings: Settings) -> WebhookVerifier | None:
-    """Return what verifies webhooks, None when they are switched off; the keys are named by their files.
+    """Return what verifies webhooks, None when they are switched off.
 
     Raises:
         FoundError: A key file can't be used.
 
     """
-    keys: dict[str, bytes] = {}
-    for file in settings.webhook.key_files:
-        try:
-            keys[file.name] = parse_key(read_private(file))
-        except ValueError as error:
-            raise found(file, "webhook_key_unusable", "holds no webhook key", str(error)) from None
+    keys = read_webhook_keys(settings.webhook.key_files)
     return WebhookVerifier(keys=keys, tolerance_seconds=settings.webhook.tolerance_seconds) if keys else None
 
 

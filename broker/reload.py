@@ -27,6 +27,7 @@ class PartName(StrEnum):
     CERTIFICATE = "certificate"
     CLIENT_TRUST = "client_trust"
     SETTINGS = "settings"
+    WEBHOOK_KEYS = "webhook_keys"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

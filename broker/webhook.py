@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.errors import WebhookRefusedError, WebhookRefusedReason
+from broker.secret import Encoding, SecretValue
 
 ID_HEADER: Final = "webhook-id"
 TIMESTAMP_HEADER: Final = "webhook-timestamp"
@@ -34,7 +35,7 @@ class Message:
     signatures: tuple[str, ...]
 
 
-def parse_key(text: bytes) -> bytes:
+def parse_key(text: bytes) -> SecretValue:
     """Return the key that a file holds: `whsec_` and 24 to 64 bytes in base64.
 
     Raises:
@@ -49,7 +50,7 @@ def parse_key(text: bytes) -> bytes:
     if prefix != KEY_PREFIX.rstrip("_").encode() or not _MIN_KEY_BYTES <= len(key) <= _MAX_KEY_BYTES:
         message = f"write {KEY_PREFIX} and {_MIN_KEY_BYTES} to {_MAX_KEY_BYTES} random bytes in base64"
         raise ValueError(message)
-    return key
+    return SecretValue(key, encoding=Encoding.BASE64)
 
 
 def read_headers(headers: Mapping[str, Sequence[str]]) -> Message:
@@ -76,12 +77,21 @@ def read_headers(headers: Mapping[str, Sequence[str]]) -> Message:
 class WebhookVerifier:
     """Verify messages, and take each once."""
 
-    def __init__(self, *, keys: Mapping[str, bytes], tolerance_seconds: float) -> None:
+    def __init__(self, *, keys: Mapping[str, SecretValue], tolerance_seconds: float) -> None:
         """Accept the signatures of `keys`, by their names, within `tolerance_seconds` of their time."""
-        self._keys = dict(keys)
+        self._keys = keys
         self._tolerance = tolerance_seconds
         # Ids that were taken, with the wall time after which their signatures are too old by themselves.
         self._taken: dict[str, float] = {}
+
+    @property
+    def keys(self) -> Mapping[str, SecretValue]:
+        """Return the keys that count, by their names."""
+        return self._keys
+
+    def replace(self, keys: Mapping[str, SecretValue]) -> None:
+        """Let `keys` count from now on, and no others; what was taken before stays taken."""
+        self._keys = keys
 
     def verify(self, message: Message, body: bytes, *, now: float) -> str:
         """Return the name of the key that signed this message, which is not taken thereby.
@@ -116,7 +126,7 @@ class WebhookVerifier:
         signer = None
         # Every key and signature is compared, so that the time tells nothing about which of them were close.
         for name, key in self._keys.items():
-            expected = _VERSION + base64.b64encode(hmac.digest(key, signed, "sha256")).decode("ascii")
+            expected = _VERSION + base64.b64encode(hmac.digest(key.reveal(), signed, "sha256")).decode("ascii")
             for signature in message.signatures:
                 if hmac.compare_digest(expected.encode(), signature.encode("utf-8", "surrogateescape")):
                     signer = name

@@ -31,6 +31,14 @@ def broker() -> Iterator[RunningBroker]:
             yield it
 
 
+def replace_key(broker: RunningBroker, key: bytes) -> None:
+    """Replace the file of the key as its owner would, in one step."""
+    file = broker.place.directory / "hook.key"
+    new = file.with_suffix(".new")
+    write_private(new, b"whsec_" + base64.b64encode(key))
+    new.replace(file)
+
+
 def write(broker: RunningBroker, value: str) -> None:
     data = {"data": {"api_key": value, "endpoint": "ingest.demo.example"}}
     store_request(broker.place.store_address, broker.place.store_token, "POST", "secret/data/logflux", data)
@@ -91,6 +99,19 @@ def test_a_signed_webhook_makes_a_new_value_seen_at_once(broker: RunningBroker) 
     assert value(broker) == before
     assert webhook(broker, order) == 200
     wait_until(lambda: value(broker) == "signed")
+
+
+def test_a_webhook_key_that_was_replaced_counts_without_a_restart(broker: RunningBroker) -> None:
+    order = {"action": "refresh", "references": ["vault:secret/logflux"]}
+    replaced = os.urandom(32)
+    replace_key(broker, replaced)
+    wait_until(lambda: webhook(broker, order, key=replaced) == 200)
+    assert webhook(broker, order) == 401
+    replace_key(broker, KEY)
+    wait_until(lambda: webhook(broker, order) == 200)
+    found = audit(broker, "search", "--type", "configuration", "--json").stdout
+    assert '"part":"webhook_keys"' in found.replace(" ", "")
+    assert base64.b64encode(replaced).decode() not in found + broker.log
 
 
 def test_an_agent_gives_no_orders_and_an_operator_gets_no_values(broker: RunningBroker) -> None:

@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from broker.errors import IdentityRefusedError, IdentityRefusedReason
 from broker.orders import OrderCache
 from broker.reference import Source
+from broker.secret import Encoding, SecretValue
 from broker.web.operations import Readiness, build_operations_app
 from broker.web.orders import WEBHOOK_PATH, order_routes, webhook_route
 from broker.web.routes import RequestLimits, build_agent_app
@@ -68,7 +69,7 @@ class Bench:
                 orders=orders, peers=self.peers, clock=self.clock, refuse_identity=self.refuse_identity
             ),
         )
-        verifier = WebhookVerifier(keys={"hook.key": KEY}, tolerance_seconds=300)
+        verifier = WebhookVerifier(keys={"hook.key": SecretValue(KEY, encoding=Encoding.BASE64)}, tolerance_seconds=300)
         operations = build_operations_app(
             readiness=Readiness(clock=self.clock, metrics=self.metrics),
             registry=self.metrics.registry,

@@ -2,11 +2,16 @@
 
 import base64
 import hmac
+from pathlib import Path
 
 import pytest
 
 from broker.errors import WebhookRefusedError
+from broker.reload import Accepted, Refused
+from broker.secret import Encoding, SecretValue
 from broker.webhook import Message, WebhookVerifier, parse_key, read_headers
+from broker.webhook_keys import WebhookKeys, read_webhook_keys
+from tests.vaults import private
 
 NOW = 1_800_000_000
 OLD, NEW = b"o" * 32, b"n" * 32
@@ -26,9 +31,13 @@ def lines(*signatures: str, identifier: str = "msg_1", at: object = NOW) -> dict
     }
 
 
+def secret(key: bytes) -> SecretValue:
+    return SecretValue(key, encoding=Encoding.BASE64)
+
+
 @pytest.fixture
 def verifier() -> WebhookVerifier:
-    return WebhookVerifier(keys={"old": OLD, "new": NEW}, tolerance_seconds=300)
+    return WebhookVerifier(keys={"old": secret(OLD), "new": secret(NEW)}, tolerance_seconds=300)
 
 
 def message(*signatures: str, at: int = NOW) -> Message:
@@ -137,4 +146,47 @@ def test_a_file_without_a_key_is_refused(text: bytes) -> None:
 
 
 def test_a_key_may_have_a_line_end() -> None:
-    assert parse_key(b"whsec_" + base64.b64encode(NEW) + b"\n") == NEW
+    assert parse_key(b"whsec_" + base64.b64encode(NEW) + b"\n") == secret(NEW)
+
+
+def test_a_key_is_in_no_repr(verifier: WebhookVerifier) -> None:
+    shown = f"{parse_key(b'whsec_' + base64.b64encode(NEW))!r}{verifier!r}{vars(verifier)!r}"
+    assert NEW.decode() not in shown
+    assert base64.b64encode(NEW).decode() not in shown
+
+
+# Keys in files.
+
+
+def key_file(directory: Path, key: bytes) -> Path:
+    return private(directory / "hook.key", f"whsec_{base64.b64encode(key).decode()}")
+
+
+def test_a_key_that_was_replaced_in_its_file_counts_and_the_old_one_no_more(tmp_path: Path) -> None:
+    file = key_file(tmp_path, OLD)
+    verifier = WebhookVerifier(keys=read_webhook_keys([file]), tolerance_seconds=300)
+    part = WebhookKeys(files=[file], verifier=verifier)
+    taken = message(sign(OLD))
+    assert verifier.verify(taken, BODY, now=NOW) == "hook.key"
+    verifier.take(taken)
+    key_file(tmp_path, NEW)
+    [accepted] = part.read()
+    assert isinstance(accepted, Accepted)
+    assert reason_of(verifier, message(sign(NEW))) == "signature", "reading alone puts nothing in force"
+    accepted.apply()
+    assert reason_of(verifier, message(sign(NEW))) == "replayed", "what was taken stays taken"
+    assert verifier.verify(read_headers(lines(sign(NEW, identifier="msg_2"), identifier="msg_2")), BODY, now=NOW)
+    assert reason_of(verifier, message(sign(OLD))) == "signature"
+    assert accepted.before != accepted.after
+    assert NEW.hex()[:16] not in f"{accepted}"
+
+
+def test_a_file_without_a_key_keeps_the_one_that_counted(tmp_path: Path) -> None:
+    file = key_file(tmp_path, NEW)
+    verifier = WebhookVerifier(keys=read_webhook_keys([file]), tolerance_seconds=300)
+    private(file, "whsec_short")
+    [refused] = WebhookKeys(files=[file], verifier=verifier).read()
+    assert isinstance(refused, Refused)
+    assert (refused.part, refused.code) == ("webhook_keys", "webhook_key_unusable")
+    assert "short" not in refused.detail
+    assert verifier.verify(message(sign(NEW)), BODY, now=NOW) == "hook.key"
