@@ -34,7 +34,7 @@ from broker.leases.book import LeaseSettings
 from broker.leases.leases import Leases
 from broker.leases.record import LeaseRecord
 from broker.logs import EventLogger, set_level
-from broker.memory_limit import keep_below_limit
+from broker.memory_limit import MemoryLimit
 from broker.metrics import Metrics
 from broker.parts import private_directory, sealed_file, tls_files, tracing_of, webhook_verifier
 from broker.policy.current import CurrentPolicy
@@ -238,7 +238,7 @@ class Service:
         self._own_task(dependencies.watch())
         self._own_task(self._reloader.watch())
         self._own_task(self._cache.keep_fresh())
-        self._own_task(keep_below_limit(self._cache))
+        self._own_task(MemoryLimit(cache=self._cache, metrics=self.metrics, clock=self.clock).keep())
         self._stack.push_async_callback(self._cache.aclose)
         self._agent_side = self._build_agent_side()
         outermost = [*([] if self._tracing is None else [self._tracing.middleware()]), self._drain.middleware()]

@@ -1,36 +1,28 @@
-"""The memory that the platform lets this broker have, and the cache that gives way before it is reached.
+"""The cache that gives way before the memory limit of the platform is reached.
 
 A process that reaches the limit of its control group is killed, with every request in flight. What the cache
 holds can be read again, so it goes first.
 """
 
 import asyncio
-from dataclasses import dataclass
-from pathlib import Path
+import ctypes
+from collections.abc import Callable
 from typing import Final, Protocol
 
+from broker.clock import Clock
+from broker.control_group import MemoryUse, memory_use
 from broker.logs import EventLogger
+from broker.series.memory import MemorySeries
 
 _LOG: Final = EventLogger("broker.memory")
-_SYSTEM: Final = Path("/")
 # From here on the cache gives way, a half of it at each look.
 _HIGH: Final = 0.85
-_LOOK_SECONDS: Final = 1.0
-# Version 1 of control groups has no word for "no limit", only a number that no machine has.
-_NO_LIMIT: Final = 2**60
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryUse:
-    """How many bytes the processes of a control group may have, and have. File caches do not count."""
-
-    limit: int
-    used: int
-
-    @property
-    def is_high(self) -> bool:
-        """Tell whether it is time to give way."""
-        return self.used > _HIGH * self.limit
+# Memory is looked at again before it can be used up, at this many bytes a second: measured with values of 1 MiB, a
+# burst fills 170 MiB a second on two cores.
+_FASTEST: Final = 512 * 1024 * 1024
+_SHORTEST_PAUSE: Final = 0.02
+_LONGEST_PAUSE: Final = 1.0
+_LINE_SECONDS: Final = 60.0
 
 
 class GivesWay(Protocol):
@@ -41,40 +33,65 @@ class GivesWay(Protocol):
         ...
 
 
-def memory_use(root: Path = _SYSTEM) -> MemoryUse | None:
-    """Return the use of this process's control group (cgroups(7), both versions), None when nothing limits it. Blocks.
+class MemoryLimit:
+    """Let the cache give way whenever the memory in use comes near its limit."""
 
-    Args:
-        root: Where `proc` and `sys` are.
+    def __init__(
+        self,
+        *,
+        cache: GivesWay,
+        metrics: MemorySeries,
+        clock: Clock,
+        look: Callable[[], MemoryUse | None] = memory_use,
+    ) -> None:
+        """Keep the collaborators.
 
-    """
-    groups = _text(root / "proc/self/cgroup").splitlines()
-    below = next((line.partition("::")[2].strip("/") for line in groups if line.startswith("0::")), "")
-    tree = root / "sys/fs/cgroup"
-    # In a container the tree begins at its own group, whatever the path says.
-    for group, limit, used in (
-        (tree / below, "memory.max", "anon"),
-        (tree, "memory.max", "anon"),
-        (tree / "memory", "memory.limit_in_bytes", "total_rss"),
-    ):
-        bound = _text(group / limit).strip()
-        facts = dict(line.split(" ", 1) for line in _text(group / "memory.stat").splitlines() if " " in line)
-        if bound.isdecimal() and int(bound) < _NO_LIMIT and facts.get(used, "").isdecimal():
-            return MemoryUse(limit=int(bound), used=int(facts[used]))
-    return None
+        Args:
+            cache: Gives way.
+            metrics: States the use, and counts how often something gave way.
+            clock: Tells when the log was told last.
+            look: Returns the use and the limit; called in a thread.
+
+        """
+        self._cache = cache
+        self._metrics = metrics
+        self._clock = clock
+        self._look = look
+        self._told_at: float | None = None
+        self._freed = 0
+
+    async def keep(self) -> None:
+        """Look for ever, the more often the less is left."""
+        while True:
+            use = await asyncio.to_thread(self._look)
+            if use is not None:
+                self._metrics.memory(limit=use.limit, used=use.used)
+                if use.used > _HIGH * use.limit and (freed := self._cache.give_way()):
+                    self._metrics.gave_way()
+                    self._tell(use, freed)
+                    await asyncio.to_thread(_return_to_the_kernel)
+            await asyncio.sleep(next_look(use))
+
+    def _tell(self, use: MemoryUse, freed: int) -> None:
+        """Write a line, unless there was one lately; then its figure is part of the next one's."""
+        self._freed += freed
+        now = self._clock.monotonic()
+        if self._told_at is None or now - self._told_at >= _LINE_SECONDS:
+            _LOG.warning("memory_high", limit_bytes=use.limit, used_bytes=use.used, cache_bytes_freed=self._freed)
+            self._told_at, self._freed = now, 0
 
 
-async def keep_below_limit(cache: GivesWay, *, root: Path = _SYSTEM, look_seconds: float = _LOOK_SECONDS) -> None:
-    """Let `cache` give way whenever the memory in use comes near its limit, for ever."""
-    while True:
-        use = await asyncio.to_thread(memory_use, root)
-        if use is not None and use.is_high and (freed := cache.give_way()):
-            _LOG.warning("memory_high", limit_bytes=use.limit, used_bytes=use.used, cache_bytes_freed=freed)
-        await asyncio.sleep(look_seconds)
+def next_look(use: MemoryUse | None) -> float:
+    """Return the seconds until it has to be looked again, so that what is left can't be used up before."""
+    if use is None:
+        return _LONGEST_PAUSE
+    left = (_HIGH * use.limit - use.used) / _FASTEST
+    return min(max(left, _SHORTEST_PAUSE), _LONGEST_PAUSE)
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
+def _return_to_the_kernel() -> None:
+    """Let the C library return what has been freed; by itself it keeps most of it for later, and is counted for it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        # glibc alone has it; others return pages by themselves.
+        trim(ctypes.c_size_t(0))

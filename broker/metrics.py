@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from broker.series.audit import AuditSeries
 from broker.series.cache import CacheSeries, Outlook
 from broker.series.connections import ConnectionSeries
+from broker.series.memory import MemorySeries
 from broker.series.reloads import ReloadSeries
 from broker.series.requests import RequestSeries
 from broker.series.tokens import TokenSeries
@@ -25,6 +26,7 @@ class Metrics(
     RequestSeries,
     TokenSeries,
     CacheSeries,
+    MemorySeries,
     UpstreamSeries,
     BudgetSeries,
     LeaseSeries,
@@ -43,6 +45,7 @@ class Metrics(
         RequestSeries.__init__(self, registry)
         TokenSeries.__init__(self, registry)
         CacheSeries.__init__(self, registry)
+        MemorySeries.__init__(self, registry)
         UpstreamSeries.__init__(self, registry)
         BudgetSeries.__init__(self, registry)
         LeaseSeries.__init__(self, registry)

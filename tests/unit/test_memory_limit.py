@@ -1,53 +1,19 @@
-"""The memory limit of a control group, and that the cache gives way before it."""
+"""The cache gives way before the memory limit is reached: when, how often it is looked, and what is told."""
 
 import asyncio
-from pathlib import Path
+import logging
+from typing import Self
 
 import pytest
 
 from broker.cache import Cache
-from broker.memory_limit import MemoryUse, keep_below_limit, memory_use
+from broker.control_group import MemoryUse
+from broker.memory_limit import MemoryLimit, next_look
 from broker.reference import Source
 from tests.fakes import FakeClock, FakeProvider, fake_metrics, text_reading
+from tests.waiting import until
 
 CLOCKS = {"fresh_for": 300.0, "max_stale": 3600.0}
-
-
-def group(root: Path, *, limit: str, used: int, below: str = "") -> None:
-    (root / "proc/self").mkdir(parents=True, exist_ok=True)
-    (root / "proc/self/cgroup").write_text(f"0::/{below}\n")
-    place = root / "sys/fs/cgroup" / below
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "memory.max").write_text(f"{limit}\n")
-    (place / "memory.stat").write_text(f"anon {used}\nfile 999999999\n")
-
-
-def test_what_the_processes_have_counts_and_cached_files_do_not(tmp_path: Path) -> None:
-    group(tmp_path, limit="1000", used=700)
-    assert memory_use(tmp_path) == MemoryUse(limit=1000, used=700)
-
-
-def test_the_group_of_a_unit_is_found_below_the_tree(tmp_path: Path) -> None:
-    group(tmp_path, limit="1000", used=900, below="system.slice/broker.service")
-    use = memory_use(tmp_path)
-    assert use == MemoryUse(limit=1000, used=900)
-    assert use.is_high
-
-
-def test_the_first_version_of_control_groups_is_read_too(tmp_path: Path) -> None:
-    place = tmp_path / "sys/fs/cgroup/memory"
-    place.mkdir(parents=True)
-    (place / "memory.limit_in_bytes").write_text("2000\n")
-    (place / "memory.stat").write_text("rss 1\ntotal_rss 500\n")
-    assert memory_use(tmp_path) == MemoryUse(limit=2000, used=500)
-    (place / "memory.limit_in_bytes").write_text("9223372036854771712\n")
-    assert memory_use(tmp_path) is None
-
-
-@pytest.mark.parametrize("limit", ["max", "", "12 MB"])
-def test_no_limit_is_no_limit(tmp_path: Path, limit: str) -> None:
-    group(tmp_path, limit=limit, used=700)
-    assert memory_use(tmp_path) is None
 
 
 async def filled_cache() -> Cache:
@@ -68,23 +34,107 @@ async def test_half_of_the_cache_goes_and_what_was_used_last_stays() -> None:
 
 
 class Giver:
-    """Counts how often it gives way."""
+    """Holds so many bytes, and counts how often it gives way."""
 
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
+    def __init__(self, holds: int = 1024) -> None:
+        self.holds = holds
+        self.asked = 0
 
     def give_way(self) -> int:
-        self.asked.set()
-        return 1
+        self.asked += 1
+        freed = self.holds - self.holds // 2
+        self.holds -= freed
+        return freed
 
 
-async def test_the_cache_gives_way_when_memory_is_high_and_not_before(tmp_path: Path) -> None:
-    giver = Giver()
-    group(tmp_path, limit="1000", used=850)
-    task = asyncio.create_task(keep_below_limit(giver, root=tmp_path, look_seconds=0.01))
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(giver.asked.wait(), 0.1)
-    group(tmp_path, limit="1000", used=851)
-    await asyncio.wait_for(giver.asked.wait(), 30)
-    task.cancel()
-    await asyncio.wait({task})
+class Look:
+    """Says the same use until the test changes it, and counts how often it was looked."""
+
+    def __init__(self, use: MemoryUse | None) -> None:
+        self.use = use
+        self.looks = 0
+
+    def __call__(self) -> MemoryUse | None:
+        self.looks += 1
+        return self.use
+
+    async def happens(self, *, more: int = 3) -> None:
+        before = self.looks
+        await until(lambda: self.looks >= before + more)
+
+
+class Kept:
+    """A running `MemoryLimit` and its parts."""
+
+    def __init__(self, use: MemoryUse | None, *, holds: int = 1024) -> None:
+        self.look, self.cache, self.clock, self.metrics = Look(use), Giver(holds), FakeClock(), fake_metrics()
+        self._limit = MemoryLimit(cache=self.cache, metrics=self.metrics, clock=self.clock, look=self.look)
+        self._task: asyncio.Task[None]
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._limit.keep())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    def series(self, name: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name)
+
+
+async def test_the_cache_gives_way_when_memory_is_high_and_not_before() -> None:
+    async with Kept(MemoryUse(limit=1000, used=850)) as kept:
+        await kept.look.happens()
+        assert kept.cache.asked == 0
+        kept.look.use = MemoryUse(limit=1000, used=851)
+        await until(lambda: kept.cache.asked > 0)
+        await until(lambda: kept.series("broker_cache_gave_way_total") == 11.0)
+        # Nothing is left to give, which is no event.
+        await kept.look.happens()
+        assert kept.series("broker_cache_gave_way_total") == 11.0
+
+
+async def test_the_limit_and_the_use_are_series() -> None:
+    async with Kept(MemoryUse(limit=1000, used=500)) as kept:
+        await kept.look.happens(more=1)
+        await until(lambda: kept.series("broker_memory_limit_bytes") == 1000)
+        assert kept.series("broker_memory_used_bytes") == 500
+
+
+async def test_without_a_limit_the_series_are_no_numbers_and_nothing_gives_way() -> None:
+    async with Kept(None) as kept:
+        await kept.look.happens(more=1)
+        assert kept.series("broker_memory_limit_bytes") != kept.series("broker_memory_limit_bytes")
+        assert kept.cache.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("use", "seconds"),
+    [
+        (MemoryUse(limit=4 * 1024**3, used=0), 1.0),
+        (None, 1.0),
+        (MemoryUse(limit=640 * 1024**2, used=32 * 1024**2), 1.0),
+        (MemoryUse(limit=640 * 1024**2, used=288 * 1024**2), 0.5),
+        (MemoryUse(limit=640 * 1024**2, used=544 * 1024**2), 0.02),
+        (MemoryUse(limit=640 * 1024**2, used=640 * 1024**2), 0.02),
+    ],
+)
+def test_the_less_is_left_the_sooner_it_is_looked_again(use: MemoryUse | None, seconds: float) -> None:
+    assert next_look(use) == pytest.approx(seconds)
+
+
+async def test_the_log_is_told_once_a_minute_with_all_that_went_meanwhile(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="broker.memory")
+    async with Kept(MemoryUse(limit=1000, used=900)) as kept:
+        await until(lambda: kept.cache.holds == 0)
+        await kept.look.happens()
+        kept.clock.advance(61)
+        kept.cache.holds = 4
+        await until(lambda: kept.cache.holds == 0)
+        await kept.look.happens()
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "memory_high limit_bytes=1000 used_bytes=900 cache_bytes_freed=512",
+        "memory_high limit_bytes=1000 used_bytes=900 cache_bytes_freed=514",
+    ]
