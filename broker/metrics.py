@@ -74,6 +74,7 @@ class Metrics(
         self.expect_tokens()
         self.expect_cache()
         self.expect_upstream(schemes=schemes)
+        self.expect_limits(schemes=schemes)
         self.expect_leases(schemes=schemes)
         self.expect_handshakes(outcomes=handshakes)
         self.expect_reloads(parts=parts)

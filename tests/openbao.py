@@ -71,7 +71,7 @@ class OpenBao:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.durable = durable
-        self._configured = durable or tls is not None
+        self._configured = durable or tls is not None or audit is not None
         self.port = free_port()
         self.address = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         # The administrator comes by a second, plain listener where the first speaks TLS.
@@ -86,6 +86,7 @@ class OpenBao:
         self._client_ca = client_ca
         self._join = join
         self._lockout = lockout
+        self._namespace_keys: dict[str, str] = {}
         self._children: list[subprocess.Popen[bytes]] = []
         # Runs when the object goes and at the exit of the interpreter, whichever comes first.
         self._finalizer = weakref.finalize(self, _end, self._children)
@@ -180,6 +181,51 @@ class OpenBao:
 
     def unmount(self, path: str) -> None:
         self.delete(f"sys/mounts/{path}")
+
+    def namespace(self, name: str, *, sealable: bool = False) -> None:
+        """Make a namespace; a `sealable` one can be sealed by itself."""
+        body = {"seal": 'seal "shamir" { shares = 1, threshold = 1 }'} if sealable else {}
+        made = self.write(f"sys/namespaces/{name}", body)["data"]
+        if sealable:
+            [self._namespace_keys[name]] = made["key_shares"]
+            self.unseal_namespace(name)
+        self._wait(lambda: self.request("GET", "sys/mounts", namespace=name).status == 200)
+
+    def unseal_namespace(self, name: str) -> None:
+        self.write(f"sys/namespaces/{name}/unseal", {"key": self._namespace_keys[name]})
+        self._wait(lambda: self.request("GET", "sys/mounts", namespace=name).status == 200)
+
+    @contextlib.contextmanager
+    def shut(self, name: str) -> Iterator[None]:
+        """Seal a namespace that can be sealed, and lock any other."""
+        if name in self._namespace_keys:
+            self.write(f"sys/namespaces/{name}/seal")
+            try:
+                yield
+            finally:
+                self.unseal_namespace(name)
+            return
+        key = self.write(f"sys/namespaces/api-lock/lock/{name}")["data"]["unlock_key"]
+        try:
+            yield
+        finally:
+            self.write(f"sys/namespaces/api-lock/unlock/{name}", {"unlock_key": key})
+
+    @contextlib.contextmanager
+    def quota(self, path: str, *, rate: int, interval: str, named: bool) -> Iterator[None]:
+        """Limit the rate of requests below `path`; `named` says whether the answers name the time to wait."""
+        config = {
+            "enable_rate_limit_response_headers": named,
+            # What is refused belongs into the trail too, where tests count.
+            "enable_rate_limit_audit_logging": True,
+            "rate_limit_exempt_paths": ["sys/health", "sys/seal-status", "sys/unseal"],
+        }
+        self.write("sys/quotas/config", config)
+        self.write("sys/quotas/rate-limit/test", {"path": path, "rate": rate, "interval": interval})
+        try:
+            yield
+        finally:
+            self.delete("sys/quotas/rate-limit/test")
 
     def policy(self, name: str, rules: str) -> None:
         """Write the policy `name` in the store's own language."""

@@ -22,7 +22,9 @@ class Seen:
         self.refused = 0
         self.skews: list[float] = []
         self.alarms: list[str] = []
-        self.is_away = False
+        self.is_away, self.shut = False, 0
+        self.lowest = 0.0
+        self.limits: list[bool] = []
         self._ahead = 0.0
 
     def upstream_request(self, *, provider: str, operation: str, outcome: str, seconds: float) -> None:
@@ -35,9 +37,17 @@ class Seen:
         self.budgets.append((per_second, throttled))
         self.refused += refused
 
-    def upstream_breaker(self, *, provider: str, is_open: bool) -> None:
+    def upstream_breaker(self, *, provider: str, is_open: bool, places: int) -> None:
         assert provider == "vault"
-        self.is_away = is_open
+        self.is_away, self.shut = is_open, places
+
+    def upstream_lowest_budget(self, *, provider: str, per_second: float) -> None:
+        assert provider == "vault"
+        self.lowest = per_second
+
+    def upstream_limited(self, *, provider: str, named: bool) -> None:
+        assert provider == "vault"
+        self.limits.append(named)
 
     def clock_skew(self, *, provider: str, seconds: float) -> None:
         assert provider == "vault"

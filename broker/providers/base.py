@@ -166,8 +166,19 @@ class UpstreamObserver(Protocol):
         """State the budget in requests a second, and add requests that had to wait for it or got no turn in time."""
         ...
 
-    def upstream_breaker(self, *, provider: str, is_open: bool) -> None:
-        """State whether a back end is taken to be away, so that it is asked by a probe now and then alone."""
+    def upstream_breaker(self, *, provider: str, is_open: bool, places: int) -> None:
+        """State whether a back end is taken to be away, and how many places in it are shut by themselves.
+
+        What is away or shut is asked by a probe now and then alone.
+        """
+        ...
+
+    def upstream_lowest_budget(self, *, provider: str, per_second: float) -> None:
+        """State the requests a second of the place that gets least, because the back end has limited it."""
+        ...
+
+    def upstream_limited(self, *, provider: str, named: bool) -> None:
+        """Count an answer that limits the rate of requests, and whether it named the time to wait."""
         ...
 
     def upstream_alarm(self, *, provider: str, alarm: str) -> None:

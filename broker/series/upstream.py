@@ -42,6 +42,12 @@ class UpstreamSeries:
             ["provider"],
             registry=registry,
         )
+        self._shut = Gauge(
+            "broker_upstream_shut_places",
+            "Mounts in locked or sealed namespaces of a back end, which are only probed while all others are served.",
+            ["provider"],
+            registry=registry,
+        )
         self._clock_skew = Gauge(
             "broker_clock_skew_seconds",
             "Wall clock of the broker minus that of a back end.",
@@ -65,9 +71,10 @@ class UpstreamSeries:
         self._upstream.labels(provider, operation, outcome).inc()
         self._upstream_seconds.labels(provider).observe(seconds)
 
-    def upstream_breaker(self, *, provider: str, is_open: bool) -> None:
-        """State whether a back end is taken to be away and only probed."""
+    def upstream_breaker(self, *, provider: str, is_open: bool, places: int) -> None:
+        """State whether a back end is taken to be away and only probed, and how many places in it are shut."""
         self._breaker.labels(provider).set(1 if is_open else 0)
+        self._shut.labels(provider).set(places)
 
     def upstream_alarm(self, *, provider: str, alarm: str) -> None:
         """Count what a person has to look at."""
@@ -89,6 +96,19 @@ class BudgetSeries:
             ["provider"],
             registry=registry,
         )
+        self._lowest = Gauge(
+            "broker_upstream_lowest_budget_per_second",
+            "Requests a second of the mount that is asked least, because the back end answered 429 there.",
+            ["provider"],
+            registry=registry,
+        )
+        # retry_after: named, unnamed.
+        self._limited = Counter(
+            "broker_upstream_rate_limited",
+            "Answers by which a back end limits the rate of requests.",
+            ["provider", "retry_after"],
+            registry=registry,
+        )
         self._throttled = Counter(
             "broker_upstream_throttled", "Requests that waited for the budget.", ["provider"], registry=registry
         )
@@ -101,6 +121,18 @@ class BudgetSeries:
         self._budget.labels(provider).set(per_second)
         self._throttled.labels(provider).inc(throttled)
         self._budget_refused.labels(provider).inc(refused)
+
+    def expect_limits(self, *, schemes: Iterable[str]) -> None:
+        """Let the limits of the stores among `schemes` begin at 0."""
+        begin(self._limited, product(_STORES.intersection(schemes), ("named", "unnamed")))
+
+    def upstream_lowest_budget(self, *, provider: str, per_second: float) -> None:
+        """State the requests a second of the place that gets least."""
+        self._lowest.labels(provider).set(per_second)
+
+    def upstream_limited(self, *, provider: str, named: bool) -> None:
+        """Count an answer that limits the rate of requests."""
+        self._limited.labels(provider, "named" if named else "unnamed").inc()
 
 
 class LeaseSeries:

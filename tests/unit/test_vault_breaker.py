@@ -2,7 +2,8 @@
 
 import pytest
 
-from broker.providers.vault.breaker import Breaker, BreakerOpenError
+from broker.providers.vault.breaker import Breaker, BreakerOpenError, PlaceBreakers
+from broker.providers.vault.request import Place
 from tests.fakes import FakeClock
 
 REASON = "the store is sealed"
@@ -108,8 +109,8 @@ def test_what_was_sent_before_the_outage_does_not_close_it(breaker: Breaker) -> 
     assert breaker.is_open
 
 
-@pytest.mark.parametrize(("asked", "waited"), [(30.0, 30.0), (1.0, 5.0), (86_400.0, 60.0)])
-def test_a_pause_that_the_store_asks_for_is_kept_and_no_longer_than_a_minute(
+@pytest.mark.parametrize(("asked", "waited"), [(30.0, 30.0), (1.0, 5.0)])
+def test_a_pause_that_the_store_asks_for_is_kept_and_none_is_shorter_than_that_between_probes(
     breaker: Breaker, clock: FakeClock, asked: float, waited: float
 ) -> None:
     breaker.failed(breaker.admit(), reason=REASON, at_once=True, retry_after=asked)
@@ -117,3 +118,52 @@ def test_a_pause_that_the_store_asks_for_is_kept_and_no_longer_than_a_minute(
     refused(breaker)
     clock.advance(0.1)
     breaker.admit()
+
+
+HERE, THERE = Place("", "team1/kv"), Place("", "team2/kv")
+
+
+@pytest.fixture
+def places(clock: FakeClock) -> PlaceBreakers:
+    return PlaceBreakers(probe_seconds=5, clock=clock)
+
+
+def test_a_place_that_is_shut_shuts_no_other(places: PlaceBreakers) -> None:
+    places.shut(HERE, places.admit(HERE), reason="the namespace is sealed")
+    with pytest.raises(BreakerOpenError, match="the namespace is sealed"):
+        places.admit(HERE)
+    places.admit(THERE)
+    assert places.open == 1
+
+
+def test_a_shut_place_is_probed_and_opens_with_the_first_answer(places: PlaceBreakers, clock: FakeClock) -> None:
+    places.shut(HERE, places.admit(HERE), reason="sealed")
+    clock.advance(5)
+    probe = places.admit(HERE)
+    with pytest.raises(BreakerOpenError):
+        places.admit(HERE)
+    places.passed(HERE, probe)
+    places.admit(HERE)
+    assert places.open == 0
+
+
+def test_what_was_sent_before_a_place_was_shut_says_nothing_about_the_time_after_it(
+    places: PlaceBreakers, clock: FakeClock
+) -> None:
+    late = [places.admit(HERE) for _ in range(3)]
+    places.shut(HERE, late[0], reason="sealed")
+    clock.advance(5)
+    probe = places.admit(HERE)
+    places.passed(HERE, late[1])
+    assert places.open == 1
+    places.passed(HERE, probe)
+    places.shut(HERE, late[2], reason="sealed")
+    assert places.open == 0
+
+
+def test_a_probe_of_a_place_that_came_to_nothing_frees_its_turn(places: PlaceBreakers, clock: FakeClock) -> None:
+    places.shut(HERE, places.admit(HERE), reason="sealed")
+    clock.advance(5)
+    places.undecided(HERE, places.admit(HERE))
+    clock.advance(5)
+    places.admit(HERE)

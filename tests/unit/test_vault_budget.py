@@ -1,12 +1,13 @@
 """The budget of requests, the pauses after failures, and work that is shared."""
 
 import asyncio
+import itertools
 
 import pytest
 
 from broker.backoff import Backoff
 from broker.errors import SourceUnavailableError
-from broker.providers.vault.budget import Budget, RateGates
+from broker.providers.vault.budget import Budget
 from broker.providers.vault.flight import SingleFlight
 from tests.fakes import FakeClock
 
@@ -71,6 +72,45 @@ async def test_a_bucket_never_holds_more_than_a_seconds_worth(clock: FakeClock, 
     assert len(sleeps) == 1
 
 
+async def test_a_halved_rate_holds_and_grows_back_in_a_minute_to_what_is_set_and_no_further(
+    clock: FakeClock, sleeps: list[float]
+) -> None:
+    budget = Budget(per_second=100, clock=clock)
+    budget.halve(sent_at=clock.monotonic())
+    assert budget.rate == 50
+    for _ in range(50):
+        await budget.take(reserved=True)
+    assert 0.9 < sum(sleeps) < 1, "the bucket was emptied, and fills with fifty a second at first"
+    rates = []
+    for _ in range(60):
+        clock.advance(1)
+        rates.append(budget.rate)
+    steps = [after - before for before, after in itertools.pairwise(rates) if after < 100]
+    assert steps == pytest.approx([100 / 60] * len(steps))
+    assert rates[-1] == 100
+    clock.advance(3600)
+    assert budget.rate == 100
+
+
+async def test_what_was_sent_together_halves_the_rate_once(clock: FakeClock) -> None:
+    budget = Budget(per_second=100, clock=clock)
+    sent_at = clock.monotonic()
+    clock.advance(0.1)
+    for _ in range(20):
+        budget.halve(sent_at=sent_at)
+    assert budget.rate == 50
+    budget.halve(sent_at=clock.monotonic())
+    assert budget.rate == 25
+
+
+@pytest.mark.parametrize(("per_second", "slowest"), [(100, 1.0), (0.5, 0.5)])
+async def test_a_rate_never_falls_to_nothing(clock: FakeClock, per_second: float, slowest: float) -> None:
+    budget = Budget(per_second=per_second, clock=clock)
+    for _ in range(20):
+        budget.halve(sent_at=clock.monotonic())
+    assert budget.rate == slowest
+
+
 def test_pauses_are_random_parts_of_a_bound_that_doubles_up_to_a_limit() -> None:
     backoffs = [Backoff(first_seconds=1, limit_seconds=8) for _ in range(200)]
     for bound in (1, 2, 4, 8, 8, 8):
@@ -79,25 +119,6 @@ def test_pauses_are_random_parts_of_a_bound_that_doubles_up_to_a_limit() -> None
         assert min(pauses) < bound / 2
     backoffs[0].passed()
     assert backoffs[0].failed() <= 1
-
-
-def test_a_gate_is_shut_as_long_as_the_store_asks_and_no_longer(clock: FakeClock) -> None:
-    gates = RateGates(clock=clock)
-    gates.check("secret")
-    assert gates.shut("secret", retry_after=5.0) == 5.0
-    with pytest.raises(SourceUnavailableError) as caught:
-        gates.check("secret")
-    assert caught.value.retry_after == pytest.approx(5.0)
-    gates.check("other")
-    clock.advance(5.0)
-    gates.check("secret")
-
-
-def test_a_gate_never_stays_shut_for_more_than_a_minute_and_opens_with_an_answer(clock: FakeClock) -> None:
-    gates = RateGates(clock=clock)
-    assert gates.shut("secret", retry_after=86_400.0) == 60.0
-    gates.open("secret")
-    gates.check("secret")
 
 
 async def test_whoever_asks_meanwhile_gets_the_result_or_the_error() -> None:

@@ -51,7 +51,8 @@ class AsyncAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no 
     ) -> Any:  # noqa: ANN401  As above.
         """Return the JSON of the answer, or its status when it has none.
 
-        `repeatable=True` says that the request may be sent twice: never for one that mints.
+        `repeatable=True` says that the request may be sent twice: never for one that mints. `mount=` names the
+        mount that it goes to.
 
         Raises:
             StoreAnswerError: The status is 400 or more.
@@ -67,6 +68,7 @@ class AsyncAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no 
             params=kwargs.get("params"),
             body=kwargs.get("json"),
             repeatable=kwargs.get("repeatable", False),
+            mount=kwargs.get("mount", ""),
         )
         namespace = self._login_namespace if request.is_about_token else self.namespace
         mine = {"X-Vault-Token": self.token, "X-Vault-Namespace": namespace}

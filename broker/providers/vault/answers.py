@@ -10,6 +10,7 @@ NOT_FOUND: Final = 404
 METHOD_NOT_ALLOWED: Final = 405
 TOO_MANY: Final = 429
 SERVER_FAULT: Final = 500
+_SHUT: Final = 503
 
 # The body of a denial by policy; that of a dead token is another one. No contract, so it never decides alone.
 _POLICY_DENIAL: Final = ("1 error occurred:\n\t* permission denied\n\n",)
@@ -17,6 +18,9 @@ _POLICY_DENIAL: Final = ("1 error occurred:\n\t* permission denied\n\n",)
 
 # Not initialised, a proxy without a store behind it, sealed.
 _OUTAGES: Final = frozenset({501, 502, 503, 504})
+
+# What one namespace alone says, at every address of the store; tried against a real one.
+_SHUT_PLACES: Final = ("locked by an administrator", "namespace is sealed")
 
 # Status, a part of the text ("" for any), and what it means; the first that fits counts.
 _STATES: Final = (
@@ -28,6 +32,7 @@ _STATES: Final = (
     (500, "missing name in alias", "the broker's login certificate has no common name, which the store asks for"),
     (501, "", "the store is not initialised"),
     (503, "locked by an administrator", "an administrator of the store has locked its namespace"),
+    (503, "namespace is sealed", "the namespace is sealed, and the store as a whole is not"),
     # The store's health document, which is no error, has this status too when it is sealed.
     (503, "", "the store is sealed"),
 )
@@ -96,11 +101,14 @@ def _not_found(error: StoreAnswerError, document: dict[str, Any], *, versioned: 
 
 def is_outage(status: int, document: Any) -> bool:  # noqa: ANN401  JSON can be anything.
     """Tell whether an answer says that its sender can serve nothing at all, and another address might."""
-    says = " ".join(_errors(document))
     if status == SERVER_FAULT:
-        return "active cluster node not found" in says
-    # A locked namespace is locked at every address.
-    return status in _OUTAGES and "locked by an administrator" not in says
+        return "active cluster node not found" in " ".join(_errors(document))
+    return status in _OUTAGES and not is_shut_place(status, document)
+
+
+def is_shut_place(status: int, document: Any) -> bool:  # noqa: ANN401  As above.
+    """Tell whether an answer says that one namespace is locked or sealed, while the store serves all others."""
+    return status == _SHUT and any(text in error for error in _errors(document) for text in _SHUT_PLACES)
 
 
 def stopped_by_itself(status: int, document: Any) -> bool:  # noqa: ANN401  As above.

@@ -4,19 +4,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.clock import Clock
-from broker.errors import SourceUnavailableError
 from broker.logs import EventLogger
+from broker.providers.vault.failures import HeldBackError
+from broker.providers.vault.request import Place
 
 _LOG: Final = EventLogger("broker.providers.vault")
 # One lost answer is no outage; three in a row, with no good one between them, are.
 _FAILURES: Final = 3
-_MAX_PAUSE_SECONDS: Final = 60.0
 
 
-class BreakerOpenError(SourceUnavailableError):
+class BreakerOpenError(HeldBackError):
     """Nothing was sent: the store did not serve a moment ago, and it is not time to look again."""
-
-    was_asked = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,10 +27,12 @@ class Permit:
 class Breaker:
     """Closed while the store serves; open from the moment it does not, but for one probe at a time."""
 
-    def __init__(self, *, probe_seconds: float, clock: Clock) -> None:
-        """Begin closed; while open, let one request through in `probe_seconds`."""
+    def __init__(self, *, probe_seconds: float, clock: Clock, place: Place | None = None) -> None:
+        """Begin closed; while open, let one request through in `probe_seconds`. It is that of the store, or a place."""
         self._probe_seconds = probe_seconds
         self._clock = clock
+        self._event = "store" if place is None else "store_place"
+        self._fields = {} if place is None else {"namespace": place.namespace, "part": place.part}
         self._failures = 0
         # Counts the changes of state: what was sent before the last one says nothing about the store as it is now.
         self._epoch = 0
@@ -70,7 +70,7 @@ class Breaker:
         if not self._is_open:
             return False
         self._change(is_open=False)
-        _LOG.info("store_serves_again")
+        _LOG.info(f"{self._event}_serves_again", **self._fields)
         return True
 
     def failed(self, permit: Permit, *, reason: str, at_once: bool = False, retry_after: float | None = None) -> None:
@@ -80,7 +80,7 @@ class Breaker:
             permit: Of the request.
             reason: Why, in words that every refusal repeats as long as the store is away.
             at_once: Whether the store itself says that it can serve nobody, so that one such answer is enough.
-            retry_after: Seconds that the store asks for; longer than a minute is not believed.
+            retry_after: Seconds that the store asks for.
 
         """
         if permit.epoch != self._epoch:
@@ -90,11 +90,11 @@ class Breaker:
             return
         if not self._is_open:
             self._change(is_open=True)
-            _LOG.warning("store_away", reason=reason, probe_seconds=self._probe_seconds)
+            _LOG.warning(f"{self._event}_away", reason=reason, probe_seconds=self._probe_seconds, **self._fields)
         if permit is self._probe:
             self._probe = None
         self._reason = reason
-        pause = max(self._probe_seconds, min(retry_after or 0.0, _MAX_PAUSE_SECONDS))
+        pause = max(self._probe_seconds, retry_after or 0.0)
         # A probe that hung has used its time up already, and the next one is due no earlier than after a full pause.
         self._probe_at = self._clock.monotonic() + pause
 
@@ -108,3 +108,43 @@ class Breaker:
         self._epoch += 1
         self._failures = 0
         self._probe = None
+
+
+class PlaceBreakers:
+    """A breaker for each place that was shut by itself, so that one namespace in trouble takes no other with it."""
+
+    def __init__(self, *, probe_seconds: float, clock: Clock) -> None:
+        """Begin without any: most places are never shut."""
+        self._probe_seconds = probe_seconds
+        self._clock = clock
+        self._breakers: dict[Place, Breaker] = {}
+
+    @property
+    def open(self) -> int:
+        """Return how many places are taken to be shut."""
+        return sum(breaker.is_open for breaker in self._breakers.values())
+
+    def admit(self, place: Place) -> Permit | None:
+        """Return the leave to send a request there, None where nothing was ever shut. Raises: BreakerOpenError."""
+        breaker = self._breakers.get(place)
+        return None if breaker is None else breaker.admit()
+
+    def passed(self, place: Place, permit: Permit | None) -> None:
+        """Note that a request was served there."""
+        if permit is not None:
+            self._breakers[place].passed(permit)
+
+    def shut(self, place: Place, permit: Permit | None, *, reason: str) -> None:
+        """Note that the store says of this place that it is shut."""
+        breaker = self._breakers.get(place)
+        if breaker is None:
+            breaker = self._breakers[place] = Breaker(probe_seconds=self._probe_seconds, clock=self._clock, place=place)
+            permit = breaker.admit()
+        # What was sent before the first breaker of the place was there says nothing new.
+        if permit is not None:
+            breaker.failed(permit, reason=reason, at_once=True)
+
+    def undecided(self, place: Place, permit: Permit | None) -> None:
+        """Note that a request ended without a word about its place."""
+        if permit is not None:
+            self._breakers[place].undecided(permit)

@@ -7,9 +7,11 @@ from typing import Any, Final
 import aiohttp
 from yarl import URL
 
+from broker.clock import Clock
 from broker.errors import SecretUnusableError, SourceUnavailableError
 from broker.providers.vault.failures import LostError, failure_of
 from broker.providers.vault.request import StoreRequest, StoreResponse
+from broker.providers.vault.retry_after import retry_after
 from broker.providers.vault.sessions import SessionPool, Sessions
 from broker.providers.vault.settings import VaultSettings
 from broker.trace_context import outgoing
@@ -21,9 +23,10 @@ _OK: Final = 200
 class StoreConnection:
     """Send single requests, each to the address that it is given."""
 
-    def __init__(self, *, settings: VaultSettings, sessions: SessionPool) -> None:
+    def __init__(self, *, settings: VaultSettings, sessions: SessionPool, clock: Clock) -> None:
         """Keep the collaborators."""
         self._settings = settings
+        self._clock = clock
         self._sessions = sessions
         self._timeouts = {
             patience: aiohttp.ClientTimeout(
@@ -70,11 +73,10 @@ class StoreConnection:
         ) as answer:
             is_json = answer.content_type == "application/json"
             text = await self._read(answer, is_secret=is_json and request.operation == "read")
-            after = answer.headers.get("Retry-After", "")
             return StoreResponse(
                 status=answer.status,
                 document=_parse(text) if is_json and text else None,
-                retry_after=float(after) if after.isdecimal() and after.isascii() else None,
+                retry_after=retry_after(answer.headers, now=self._clock.now()),
                 location=answer.headers.get("Location", ""),
                 index=answer.headers.get("X-Vault-Index", ""),
             )

@@ -6,8 +6,7 @@ from typing import Any, Final
 from broker.clock import Clock
 from broker.errors import FetchError, SourceMintsError
 from broker.providers.base import Grip, Parent
-from broker.providers.vault.answers import TOO_MANY, StoreAnswerError, bad_answer
-from broker.providers.vault.budget import RateGates
+from broker.providers.vault.answers import StoreAnswerError, bad_answer
 from broker.providers.vault.documents import reading_of, seconds_of
 from broker.providers.vault.engines import EngineCall, call_of, check_heeded, engine_error
 from broker.providers.vault.leasing import StoreLeases
@@ -22,11 +21,10 @@ _STATIC: Final = "static-creds/"
 class EngineReads:
     """Ask the engines of one store."""
 
-    def __init__(self, *, login: StoreLogin, leases: StoreLeases, gates: RateGates, clock: Clock, limit: int) -> None:
+    def __init__(self, *, login: StoreLogin, leases: StoreLeases, clock: Clock, limit: int) -> None:
         """Keep the collaborators; `limit` is the size of a secret in bytes."""
         self._login = login
         self._leases = leases
-        self._gates = gates
         self._clock = clock
         self._limit = limit
 
@@ -42,15 +40,13 @@ class EngineReads:
         if call.mints:
             message = "what is read there is made for its asker alone"
             raise SourceMintsError(message)
-        self._gates.check(mount.path)
         began = self._clock.now()
         try:
             document = await self._login.call(lambda client: _ask(client, call))
         except StoreAnswerError as error:
-            raise self._error(error, mount) from None
+            raise engine_error(error, mount) from None
         if not isinstance(document, dict):
             raise bad_answer()
-        self._gates.open(mount.path)
         check_heeded(document)
         reading = reading_of(document, document.get("data"), limit=self._limit)
         if mount.kind == "database" and mount.below(source.path).startswith(_STATIC):
@@ -60,13 +56,11 @@ class EngineReads:
 
     async def mint(self, mount: Mount, source: Source, parent: Parent) -> Reading:
         """Return what the engine makes for one asker. Raises: as `Leasing.mint`."""
-        self._gates.check(mount.path)
         call = call_of(mount, source)
         try:
             document = await self._leases.send(call, parent)
         except StoreAnswerError as error:
-            raise self._error(error, mount) from None
-        self._gates.open(mount.path)
+            raise engine_error(error, mount) from None
         lease = await self._leases.lease_of(document, parent)
         try:
             check_heeded(document)
@@ -79,13 +73,8 @@ class EngineReads:
         ends = document["data"].get("expiration") if mount.kind == "pki" else None
         return replace(reading, lease=lease, not_after=None if ends is None else seconds_of(ends))
 
-    def _error(self, error: StoreAnswerError, mount: Mount) -> FetchError:
-        if error.status == TOO_MANY:
-            error.retry_after = self._gates.shut(mount.path, retry_after=error.retry_after)
-        return engine_error(error, mount)
-
 
 async def _ask(client: Any, call: EngineCall) -> Any:  # noqa: ANN401  hvac has no types.
     if call.posted:
-        return await client.adapter.post(call.path, json=dict(call.parameters), repeatable=True)
-    return await client.adapter.get(call.path, repeatable=True)
+        return await client.adapter.post(call.path, json=dict(call.parameters), repeatable=True, mount=call.mount)
+    return await client.adapter.get(call.path, repeatable=True, mount=call.mount)

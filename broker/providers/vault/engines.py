@@ -45,6 +45,7 @@ _IGNORED: Final = "unrecognized parameters"
 class EngineCall:
     """One request to an engine. `path` is percent-encoded; `mints` says that each such request makes something new."""
 
+    mount: str
     path: str
     parameters: Mapping[str, str]
     posted: bool
@@ -74,7 +75,7 @@ def call_of(mount: Mount, source: Source) -> EngineCall:
         message = f"this path of a {mount.kind} engine takes no parameters; leave out what follows the ?"
         raise SecretUnusableError(message)
     path = format_url("/v1/{}/{}", mount.path, below)
-    return EngineCall(path=path, parameters=parameters, posted=posted, mints=mints)
+    return EngineCall(mount=mount.path, path=path, parameters=parameters, posted=posted, mints=mints)
 
 
 def engine_error(error: StoreAnswerError, mount: Mount) -> FetchError:

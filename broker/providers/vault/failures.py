@@ -8,6 +8,12 @@ import aiohttp
 from broker.errors import SourceUnavailableError
 
 
+class HeldBackError(SourceUnavailableError):
+    """Nothing was sent, because of what the store has said or failed to say before."""
+
+    was_asked = False
+
+
 class WayError(SourceUnavailableError):
     """There was no answer that can be read; `alarm` names what a person should look at, "" when time may heal it."""
 

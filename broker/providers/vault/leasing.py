@@ -190,8 +190,8 @@ class StoreLeases:
 
 async def _ask(client: Any, call: EngineCall) -> Any:  # noqa: ANN401  hvac has no types.
     if call.posted:
-        return await client.adapter.post(call.path, json=dict(call.parameters))
-    return await client.adapter.get(call.path, params=dict(call.parameters) or None)
+        return await client.adapter.post(call.path, json=dict(call.parameters), mount=call.mount)
+    return await client.adapter.get(call.path, params=dict(call.parameters) or None, mount=call.mount)
 
 
 def _document(answer: Any) -> dict[str, Any]:  # noqa: ANN401  JSON can be anything.

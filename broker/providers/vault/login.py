@@ -11,8 +11,7 @@ from broker.errors import SecretUnusableError, SourceUnavailableError, UpstreamD
 from broker.logs import EventLogger
 from broker.providers.vault.adapter import make_client
 from broker.providers.vault.answers import BAD_REQUEST, FORBIDDEN, StoreAnswerError, bad_answer, unavailable
-from broker.providers.vault.breaker import BreakerOpenError
-from broker.providers.vault.failures import WayError
+from broker.providers.vault.failures import HeldBackError, WayError
 from broker.providers.vault.flight import SingleFlight
 from broker.providers.vault.login_gate import LoginGate
 from broker.providers.vault.logins.method import Credential, Grant, LoginMethod
@@ -189,7 +188,7 @@ class StoreLogin:
             if error.status in {BAD_REQUEST, FORBIDDEN}:
                 raise self._gate.refused(credential) from None
             raise self._gate.failed(unavailable(error)) from None
-        except BreakerOpenError:
+        except HeldBackError:
             # Nothing was tried, so nothing failed.
             raise
         except WayError as error:

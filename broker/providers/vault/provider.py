@@ -19,14 +19,13 @@ from broker.providers.base import Extension, Grip, Parent, ProviderTools, Revisi
 from broker.providers.vault.adapter import make_client
 from broker.providers.vault.answers import (
     NOT_FOUND,
-    TOO_MANY,
     StoreAnswerError,
     WrongEngineError,
     bad_answer,
+    is_shut_place,
     read_error,
     unavailable,
 )
-from broker.providers.vault.budget import RateGates
 from broker.providers.vault.clocks import ClockComparison
 from broker.providers.vault.documents import reading_of
 from broker.providers.vault.engine_reads import EngineReads
@@ -78,9 +77,8 @@ class VaultProvider:
         self._listings = FolderListings(get=self._get, mount_of=self._mounts.of, clock=tools.clock)
         self._known = KnownSources(limit=_KNOWN_SOURCES)
         self._leader = LeaderWatch(login=self._login, clock=tools.clock, seconds=settings.leader_seconds)
-        self._gates = RateGates(clock=tools.clock)
         self._engines = EngineReads(
-            login=self._login, leases=self._leases, gates=self._gates, clock=tools.clock, limit=tools.max_value_bytes
+            login=self._login, leases=self._leases, clock=tools.clock, limit=tools.max_value_bytes
         )
         self._clocks = ClockComparison(clock=tools.clock, observer=tools.observer)
 
@@ -247,8 +245,11 @@ class VaultProvider:
 
     async def _nothing_is_mounted(self, path: str) -> bool:
         try:
-            await self._get(format_url("/v1/{}", path))
+            await self._get(format_url("/v1/{}", path), mount=path.partition("/")[0])
         except StoreAnswerError as error:
+            if is_shut_place(error.status, error.document):
+                # Nobody's rights can be seen in a namespace that is shut, and none is denied there.
+                raise unavailable(error) from None
             return error.status == NOT_FOUND and error.says("no handler for route")
         except UpstreamDeniedError:
             return False
@@ -319,18 +320,15 @@ class VaultProvider:
         raise refusal
 
     async def _ask(self, mount: Mount, path: str, version: int | None) -> dict[str, Any]:
-        self._gates.check(mount.path)
         try:
-            document = await self._get(path, {"version": str(version)} if version is not None else None)
+            return await self._get(path, {"version": str(version)} if version is not None else None, mount=mount.path)
         except StoreAnswerError as error:
-            if error.status == TOO_MANY:
-                error.retry_after = self._gates.shut(mount.path, retry_after=error.retry_after)
             raise read_error(error, versioned=version is not None) from None
-        self._gates.open(mount.path)
-        return document
 
-    async def _get(self, path: str, params: dict[str, str] | None = None) -> dict[str, Any]:
-        document = await self._login.call(lambda client: client.adapter.get(path, params=params, repeatable=True))
+    async def _get(self, path: str, params: dict[str, str] | None = None, *, mount: str = "") -> dict[str, Any]:
+        document = await self._login.call(
+            lambda client: client.adapter.get(path, params=params, repeatable=True, mount=mount)
+        )
         if not isinstance(document, dict):
             raise bad_answer()
         return document

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
-from broker.providers.vault.answers import is_outage, state_of, stopped_by_itself
+from broker.providers.vault.answers import TOO_MANY, is_outage, is_shut_place, state_of, stopped_by_itself
 
 Patience = Literal["read", "login", "health"]
 
@@ -36,12 +36,20 @@ _REDIRECTS: Final = range(300, 400)
 _HEALTHY: Final = frozenset({200, 429, 473})
 
 
+class Place(NamedTuple):
+    """What may be shut or limited by itself: a mount, or one kind of requests, within a namespace."""
+
+    namespace: str
+    part: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreRequest:
     """One request, as hvac or the provider wants it sent; `path` is percent-encoded.
 
     `repeatable` is said by whoever knows the engine: a GET of a secret may be sent twice, a GET that mints
-    a credential may not, and both look alike.
+    a credential may not, and both look alike. `mount` is where it goes, if it goes to a mount: its path may
+    lead through namespaces, which the path of the request alone does not tell.
     """
 
     method: str
@@ -50,6 +58,13 @@ class StoreRequest:
     params: Mapping[str, str] | None = None
     body: object = None
     repeatable: bool = False
+    mount: str = ""
+
+    @property
+    def place(self) -> Place:
+        """Return what is shut or limited when this request is."""
+        # No mount begins with a slash.
+        return Place(self.headers.get("X-Vault-Namespace", ""), self.mount or f"/{self.operation}")
 
     @property
     def operation(self) -> str:
@@ -103,6 +118,15 @@ class StoreResponse:
     def is_outage(self) -> bool:
         """Tell whether this address can serve nothing now, so that another one may."""
         return is_outage(self.status, self.document)
+
+    @property
+    def is_of_a_shut_place(self) -> bool:
+        """Tell whether the store serves, and only the namespace that was asked is shut."""
+        return is_shut_place(self.status, self.document)
+
+    def is_limit(self, request: StoreRequest) -> bool:
+        """Tell whether the store limits the rate of such requests; a standby's health has the same status."""
+        return self.status == TOO_MANY and request.operation != "health"
 
     @property
     def state(self) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from hvac.utils import format_url
 
@@ -18,7 +18,15 @@ _PAGE: Final = 1000
 _UNLISTED_SECONDS: Final = 600.0
 _KV_2: Final = 2
 
-Get = Callable[[str, dict[str, str]], Awaitable[dict[str, Any]]]
+
+class Get(Protocol):
+    """Send a GET with a good token."""
+
+    def __call__(self, path: str, params: dict[str, str], /, *, mount: str) -> Awaitable[dict[str, Any]]:
+        """Return the answer of the store, which is asked at `path` below `mount`."""
+        ...
+
+
 MountOf = Callable[[str], Awaitable[Mount]]
 
 
@@ -70,7 +78,7 @@ class FolderListings:
         while True:
             page = {"list": "true", "limit": str(_PAGE), **({"after": after} if after else {})}
             try:
-                document = await self._get(path, page)
+                document = await self._get(path, page, mount=mount)
             except StoreAnswerError as error:
                 if error.status == NOT_FOUND and isinstance(error.document, dict) and error.errors == ():
                     return listing

@@ -3,17 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 from typing import Final
 
 from broker.clock import Clock
 from broker.errors import SecretUnusableError, SourceUnavailableError
 from broker.providers.base import UpstreamObserver
 from broker.providers.vault.addresses import AddressBook, Health
-from broker.providers.vault.breaker import Breaker, Permit
+from broker.providers.vault.breaker import Breaker, Permit, PlaceBreakers
 from broker.providers.vault.budget import Budget
 from broker.providers.vault.connection import StoreConnection
 from broker.providers.vault.failures import LostError, NothingSentError, NoTurnError, WayError
 from broker.providers.vault.progress import SeenProgress
+from broker.providers.vault.rate_limits import RateLimitedError, RateLimits
 from broker.providers.vault.request import StoreRequest, StoreResponse
 from broker.providers.vault.sessions import SessionPool
 from broker.providers.vault.settings import VaultSettings
@@ -40,7 +42,7 @@ class StoreTransport:
         self._slots = {address: asyncio.Semaphore(slots) for address in settings.endpoints}
         self._sessions = SessionPool(settings=settings, clock=clock, observer=observer)
         self._progress = SeenProgress()
-        self._connection = StoreConnection(settings=settings, sessions=self._sessions)
+        self._connection = StoreConnection(settings=settings, sessions=self._sessions, clock=clock)
         self._addresses = AddressBook(
             addresses=settings.endpoints,
             probe=self._probe,
@@ -49,9 +51,17 @@ class StoreTransport:
             return_seconds=settings.return_seconds,
         )
         self._breaker = Breaker(probe_seconds=settings.probe_seconds, clock=clock)
+        self._places = PlaceBreakers(probe_seconds=settings.probe_seconds, clock=clock)
+        self._limits = RateLimits(
+            per_second=settings.requests_per_second,
+            max_waiting=max(1, settings.max_connections // 4),
+            wait_seconds=settings.total_seconds,
+            clock=clock,
+        )
         self._throttled = 0
-        observer.upstream_breaker(provider="vault", is_open=False)
-        observer.upstream_budget(provider="vault", per_second=settings.requests_per_second, throttled=0, refused=0)
+        self._told: tuple[bool, int, float] | None = None
+        self._tell_state()
+        self._count_budget()
 
     @property
     def is_away(self) -> bool:
@@ -59,28 +69,40 @@ class StoreTransport:
         return self._breaker.is_open
 
     async def send(self, request: StoreRequest) -> StoreResponse:
-        """Return the answer to `request`, which is sent only while the store serves, or when a probe is due.
+        """Return the answer to `request`, which is sent only while its place is served, or when a probe is due.
 
         Raises:
-            BreakerOpenError: The store does not serve; nothing was sent.
+            HeldBackError: The store or the place is away, or limits the rate of such requests; nothing was sent.
             SourceUnavailableError: There is no answer, or none that can be read.
             SecretUnusableError: The secret is larger than an answer may be.
 
         """
+        await self._enter(request)
         permit = self._breaker.admit()
-        was_open = self._breaker.is_open
+        of_place: Permit | None = None
         try:
+            of_place = self._places.admit(request.place)
+            sent_at = self._clock.monotonic()
             response = await self._route(request)
             self._judge(permit, request, response)
+            return self._judge_place(of_place, request, response, sent_at=sent_at)
         except WayError as error:
             self._breaker.failed(permit, reason=error.detail, retry_after=error.retry_after)
             raise
         finally:
             # Does nothing after a verdict; without one, the next request may be the probe.
             self._breaker.undecided(permit)
-            if self._breaker.is_open is not was_open:
-                self._observer.upstream_breaker(provider="vault", is_open=self._breaker.is_open)
-        return response
+            self._places.undecided(request.place, of_place)
+            self._tell_state()
+
+    async def _enter(self, request: StoreRequest) -> None:
+        """Wait where the store has limited such requests."""
+        try:
+            if request.operation != "health":
+                await self._limits.enter(request.place, reserved=request.is_reserved)
+        except RateLimitedError:
+            self._count_budget(refused=1)
+            raise
 
     def _judge(self, permit: Permit, request: StoreRequest, response: StoreResponse) -> None:
         """Tell the breaker what an answer says about the store as a whole."""
@@ -91,6 +113,29 @@ class StoreTransport:
         elif request.operation != "health" and self._breaker.passed(permit):
             # What waited for the store must not come to it as one heap.
             self._budget.drain()
+
+    def _judge_place(
+        self, permit: Permit | None, request: StoreRequest, response: StoreResponse, *, sent_at: float
+    ) -> StoreResponse:
+        """Note what an answer says about its place alone; return it, with the pause that begins there."""
+        if response.is_of_a_shut_place:
+            self._places.shut(request.place, permit, reason=response.state)
+        elif response.is_limit(request):
+            self._observer.upstream_limited(provider="vault", named=response.retry_after is not None)
+            pause = self._limits.limited(request.place, sent_at=sent_at, retry_after=response.retry_after)
+            return replace(response, retry_after=pause)
+        elif not response.is_failure(request):
+            self._places.passed(request.place, permit)
+            self._limits.answered(request.place)
+        return response
+
+    def _tell_state(self) -> None:
+        state = (self._breaker.is_open, self._places.open, self._limits.lowest)
+        if state != self._told:
+            self._told = state
+            is_open, places, lowest = state
+            self._observer.upstream_breaker(provider="vault", is_open=is_open, places=places)
+            self._observer.upstream_lowest_budget(provider="vault", per_second=lowest)
 
     async def _route(self, request: StoreRequest) -> StoreResponse:
         """Return the answer of the address that serves.
@@ -175,7 +220,8 @@ class StoreTransport:
                 nullcontext() if request.is_reserved else self._slots[address],
             ):
                 await self._budget.take(reserved=request.is_reserved)
-                self._count_budget()
+                if self._budget.throttled != self._throttled:
+                    self._count_budget()
                 limit.reschedule(None)
                 yield
         except TimeoutError:
@@ -185,6 +231,5 @@ class StoreTransport:
 
     def _count_budget(self, *, refused: int = 0) -> None:
         throttled, self._throttled = self._budget.throttled - self._throttled, self._budget.throttled
-        if throttled or refused:
-            rate = self._settings.requests_per_second
-            self._observer.upstream_budget(provider="vault", per_second=rate, throttled=throttled, refused=refused)
+        rate = self._settings.requests_per_second
+        self._observer.upstream_budget(provider="vault", per_second=rate, throttled=throttled, refused=refused)
