@@ -24,6 +24,7 @@ HELP = "run the broker"
 _LOG: Final = EventLogger("broker.serve")
 # Without a watchdog, what the manager was too slow to take is said again after half of this.
 _KEPT_SECONDS: Final = 2.0
+_COLLECT_AFTER: Final = 20_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         # What exists now, modules above all, lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        # A request makes hundreds of objects that live as long as it does, and hardly a cycle among them.
+        gc.set_threshold(_COLLECT_AFTER)
         with asyncio.Runner(loop_factory=loop_factory(uvloop=arguments.uvloop)) as runner:
             runner.run(serve(service, manager))
     except BrokerError as error:

@@ -1,11 +1,12 @@
 """The trail: what is durable, what waits, what failed."""
 
+from collections import Counter as Counts
 from collections.abc import Iterable
 from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from broker.series.base import BUCKETS, begin
+from broker.series.base import BUCKETS, Children, begin
 
 
 class AuditSeries:
@@ -14,6 +15,7 @@ class AuditSeries:
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register the series."""
         self._audit_events = Counter("broker_audit_events", "Events made durable.", ["kind"], registry=registry)
+        self._audit_events_by = Children(self._audit_events)
         self._audit_pending = Gauge(
             "broker_audit_pending_events", "Events that wait for their commit.", registry=registry
         )
@@ -33,8 +35,8 @@ class AuditSeries:
     def audit_commit(self, *, kinds: list[str], seconds: float) -> None:
         """Count the events of one commit."""
         self._audit_commit.observe(seconds)
-        for kind in kinds:
-            self._audit_events.labels(kind).inc()
+        for kind, count in Counts(kinds).items():
+            self._audit_events_by.of(kind).inc(count)
 
     def audit_failure(self) -> None:
         """Count one failed commit."""

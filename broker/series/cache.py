@@ -8,7 +8,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from broker.series.base import begin
+from broker.series.base import Children, begin
 
 _LOOKUPS: Final = ("hit", "stale", "miss", "joined", "refused")
 _ORDER_WAYS: Final = ("administrator", "webhook")
@@ -50,6 +50,7 @@ class CacheSeries:
         """Register the series."""
         # result: hit, stale, miss, joined, refused.
         self._cache_lookups = Counter("broker_cache_lookups", "Look-ups in the cache.", ["result"], registry=registry)
+        self._cache_lookups_by = Children(self._cache_lookups)
         self._cache_entries = Gauge("broker_cache_entries", "Sources held in the cache.", registry=registry)
         self._cache_bytes = Gauge("broker_cache_bytes", "Bytes of values held in the cache.", registry=registry)
         self._cache_evictions = Counter("broker_cache_evictions", "Sources dropped for room.", registry=registry)
@@ -98,7 +99,7 @@ class CacheSeries:
 
     def cache_lookup(self, result: str) -> None:
         """Count one look-up: hit, stale, miss, joined or refused."""
-        self._cache_lookups.labels(result).inc()
+        self._cache_lookups_by.of(result).inc()
 
     def cache_size(self, *, entries: int, size: int, evicted: int = 0) -> None:
         """State what the cache holds."""

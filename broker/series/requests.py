@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from broker.series.base import BUCKETS, begin
+from broker.series.base import BUCKETS, Children, begin
 
 _STATUSES: Final = ("200", "400", "401", "403", "404", "429", "500", "503")
 _REFERENCE_OUTCOMES: Final = ("ok", "stale", "denied", "missing", "unavailable", "invalid")
@@ -36,6 +36,9 @@ class RequestSeries:
         self._resolve_seconds = Histogram(
             "broker_fetch_seconds", "Time of one read of a source.", ["provider"], buckets=BUCKETS, registry=registry
         )
+        self._requests_by = Children(self._requests)
+        self._request_seconds_by = Children(self._request_seconds)
+        self._references_by = Children(self._references)
 
     def expect_requests(self, *, routes: Iterable[str], schemes: Iterable[str]) -> None:
         """Let the counters of these routes and schemes begin at 0."""
@@ -46,8 +49,8 @@ class RequestSeries:
 
     def request(self, *, route: str, status: int, seconds: float) -> None:
         """Count one HTTP answer."""
-        self._requests.labels(route, str(status)).inc()
-        self._request_seconds.labels(route).observe(seconds)
+        self._requests_by.of(route, status).inc()
+        self._request_seconds_by.of(route).observe(seconds)
 
     def throttled(self) -> None:
         """Count one request of an identity that asks too often."""
@@ -55,7 +58,7 @@ class RequestSeries:
 
     def references(self, *, provider: str, outcome: str, count: int = 1) -> None:
         """Count answered references."""
-        self._references.labels(provider, outcome).inc(count)
+        self._references_by.of(provider, outcome).inc(count)
 
     def fetched(self, *, provider: str, seconds: float) -> None:
         """Observe one read of a source."""

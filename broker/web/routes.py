@@ -14,13 +14,14 @@ from broker.admission import Address
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError, MalformedReferenceError
 from broker.identity import PeerIdentity
-from broker.resolution import Granted, Require, Resolution
+from broker.resolution import Granted, Require, Resolution, Status
 from broker.resolve import Wishes
 from broker.series.requests import RequestSeries
-from broker.web.body import read_model
+from broker.web.body import read_bytes
+from broker.web.known_bodies import KnownBodies
 from broker.web.middleware import Edge, facts_of, finish, json_headers, logs_references, logs_requests, request_id_of
 from broker.web.problems import HttpRefusedError, WebCode, resolution_problem
-from broker.web.schemas import ResolveRequest, resolution_body
+from broker.web.schemas import resolution_body
 
 RESOLVE_PATH: Final = "/v1/resolve"
 _BEARER: Final = "bearer"
@@ -81,7 +82,7 @@ def build_agent_app(
     hosts = None if allowed_hosts is None else frozenset(host.lower() for host in allowed_hosts)
     edge = Edge(clock=clock, metrics=metrics, allowed_hosts=hosts)
     app = web.Application(middlewares=[*outermost, edge.middleware()], client_max_size=limits.max_body_bytes)
-    handler = _ResolveHandler(resolve=resolve, peers=peers, clock=clock, limits=limits)
+    handler = _ResolveHandler(resolve=resolve, peers=peers, clock=clock, limits=limits, bodies=KnownBodies())
     app.router.add_routes([web.post(RESOLVE_PATH, handler.handle, expect_handler=handler.expect), *extra_routes])
     app.on_response_prepare.append(finish)
     return app
@@ -93,6 +94,7 @@ class _ResolveHandler:
     peers: PeerSource
     clock: Clock
     limits: RequestLimits
+    bodies: KnownBodies
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer `POST /v1/resolve`."""
@@ -108,10 +110,9 @@ class _ResolveHandler:
         facts.identity = peer.name
         unverified_token = token_of(request)
         began = self.clock.monotonic()
-        asked = await read_model(
-            request, ResolveRequest, max_bytes=self.limits.max_body_bytes, seconds=self.limits.body_seconds
-        )
+        raw = await read_bytes(request, max_bytes=self.limits.max_body_bytes, seconds=self.limits.body_seconds)
         facts.body_seconds = self.clock.monotonic() - began
+        asked = self.bodies.read(raw)
         resolution = await self.resolve.resolve(
             peer=peer,
             unverified_token=unverified_token,
@@ -127,6 +128,8 @@ class _ResolveHandler:
             facts.references = _shown(resolution)
         if not resolution.complete:
             return resolution_problem(resolution, instance=instance)
+        if resolution.worst is not Status.INVALID:
+            self.bodies.remember(raw, asked)
         return web.Response(body=resolution_body(resolution), headers=json_headers())
 
     async def expect(self, request: web.Request) -> None:

@@ -1,6 +1,7 @@
 """`POST /v1/resolve` over HTTP: every bad body, every failure, and what an answer looks like."""
 
 import asyncio
+import gc
 import gzip
 import json
 import logging
@@ -12,6 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from broker.admission import Admission
+from broker.audit.event import Outcome
 from broker.cache import Cache
 from broker.errors import IdentityRefusedError, IdentityRefusedReason, SourceUnavailableError
 from broker.logs import EventRecord
@@ -20,6 +22,7 @@ from broker.resolve import ResolveReferences
 from broker.secret import Reading, SecretDocument
 from broker.sources import Sources
 from broker.throttle import Throttle
+from broker.web.known_bodies import KnownBodies
 from broker.web.middleware import request_id_of
 from broker.web.routes import RESOLVE_PATH, RequestLimits, build_agent_app
 from tests.fakes import (
@@ -160,6 +163,39 @@ async def test_each_encoding_is_written_so_that_nothing_is_lost(bench: Bench) ->
         (["a", {"b": None}], "json"),
         ("AP8=", "base64"),
     ]
+
+
+async def test_a_body_that_is_known_is_decided_and_recorded_anew(bench: Bench) -> None:
+    for _ in range(2):
+        status, answer, _ = await bench.ask(KEY)
+        assert (status, answer["results"][0]["value"]) == (200, CANARY)
+    bench.policy.allowed.clear()
+    status, answer, _ = await bench.ask(KEY)
+    assert (status, answer["code"]) == (403, "reference_denied")
+    assert [event.outcome for event in bench.trail.events] == [Outcome.SUCCESS, Outcome.SUCCESS, Outcome.FAILURE]
+
+
+def test_bodies_are_known_up_to_a_number_and_a_size() -> None:
+    bodies = KnownBodies()
+    for number in range(513):
+        raw = body_of(f"env:N{number}")
+        bodies.remember(raw, bodies.read(raw))
+    assert len(bodies) == 1
+    large = body_of("env:" + "N" * 9000)
+    bodies.remember(large, bodies.read(large))
+    assert len(bodies) == 1
+
+
+async def test_a_body_with_what_is_no_reference_is_not_kept(bench: Bench) -> None:
+    def kept() -> int:
+        return sum(len(thing) for thing in gc.get_objects() if isinstance(thing, KnownBodies))
+
+    before = kept()
+    for references in ([f"{CANARY}-no-reference"], [KEY, f"{CANARY}-no-reference"]):
+        await bench.ask(*references, require="any")
+    assert kept() == before
+    await bench.ask(KEY, require="any")
+    assert kept() == before + 1
 
 
 REFUSED_BODIES: dict[str, tuple[bytes, str]] = {
