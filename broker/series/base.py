@@ -28,7 +28,7 @@ class Children(Generic[SeriesT]):
 
     def __init__(self, series: SeriesT) -> None:
         """Begin with none of them known."""
-        self._series = series
+        self._series: SeriesT = series
         self._known: dict[tuple[str | int, ...], SeriesT] = {}
 
     def of(self, *labels: str | int) -> SeriesT:
