@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 
-from broker.errors import SourceUnavailableError, UpstreamDeniedError
+from broker.cli.sandbox import free_port
+from broker.errors import SecretMissingError, SourceUnavailableError, UpstreamDeniedError
 from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.request import StoreRequest
 from broker.providers.vault.trust import spki_pin
 from broker.reference import parse
 from tests.certificates import Files as Pair
 from tests.certificates import TestAuthority
-from tests.openbao import Files, OpenBao
+from tests.faults.lagging import Lag
+from tests.openbao import Cluster, Files, OpenBao
 from tests.vaults import Seen, closing, private, provider_of
+from tests.waiting import until
 
 __all__ = ["closing"]
 
@@ -161,6 +164,66 @@ async def test_the_nodes_of_one_cluster_share_the_token_over_a_change_of_leader(
     finally:
         await asyncio.to_thread(standby.close)
         await asyncio.to_thread(leader.close)
+
+
+@pytest.fixture
+async def behind(tmp_path: Path) -> AsyncIterator[tuple[OpenBao, OpenBao]]:
+    """A leader, and a standby to which its writes come 0.6 s late."""
+    lag = Lag(free_port())
+    await lag.start()
+    # Patient enough to live with the lag without an election.
+    cluster = Cluster(patience=5, port=lag.target, told=lag.port)
+    leader = await asyncio.to_thread(OpenBao, tmp_path / "one", durable=True)
+    standby = await asyncio.to_thread(OpenBao, tmp_path / "two", durable=True, join=leader, cluster=cluster)
+    try:
+        await asyncio.to_thread(leader.mount, "secret", "kv", {"version": "2"})
+        await asyncio.to_thread(leader.policy, "reader", READER)
+        for _ in range(3):
+            # Step by step: a leader that suddenly hears nothing steps down.
+            lag.delay += 0.2
+            await asyncio.sleep(0.2)
+        yield leader, standby
+    finally:
+        await asyncio.to_thread(standby.close)
+        await asyncio.to_thread(leader.close)
+        await lag.aclose()
+
+
+async def test_a_secret_that_a_lagging_node_does_not_know_yet_is_not_missing(
+    behind: tuple[OpenBao, OpenBao], tmp_path: Path
+) -> None:
+    leader, standby = behind
+    token = await asyncio.to_thread(leader.token, "reader")
+    seen = Seen()
+    auth = {"token_file": str(private(tmp_path / "token", token))}
+    provider = provider_of(standby.address, auth, seen=seen)
+    await asyncio.to_thread(leader.put_secret, "way", v="seen")
+    # The node has caught up with everything that the broker has seen, so that it answers by itself.
+    await until(lambda: standby.request("GET", "secret/data/way").status == 200)
+    assert await value(provider) == "seen"
+    await asyncio.to_thread(leader.put_secret, "new", v="x")
+    assert (await provider.fetch(parse("vault:secret/new#v").source)).version == "1"
+    behind_still = await asyncio.to_thread(standby.request, "GET", "secret/data/new")
+    assert (behind_still.status, seen.count("renew")) == (404, 1)
+    # What is absent in truth costs the leader one write for all that ask at once.
+    absent = [provider.fetch(parse(f"vault:secret/no{number}#v").source) for number in range(20)]
+    found = await asyncio.gather(*absent, return_exceptions=True)
+    assert {type(error) for error in found} == {SecretMissingError}
+    assert seen.count("renew") <= 3
+
+
+async def test_an_absence_that_no_leader_confirms_is_unavailable(
+    behind: tuple[OpenBao, OpenBao], tmp_path: Path
+) -> None:
+    leader, standby = behind
+    token = await asyncio.to_thread(leader.token, "reader")
+    provider = provider_of(standby.address, {"token_file": str(private(tmp_path / "token", token))})
+    await asyncio.to_thread(leader.put_secret, "way", v="seen")
+    await until(lambda: standby.request("GET", "secret/data/way").status == 200)
+    assert await value(provider) == "seen"
+    await asyncio.to_thread(leader.kill)
+    with pytest.raises(SourceUnavailableError):
+        await provider.fetch(parse("vault:secret/new#v").source)
 
 
 # What a server that is no store shows of the broker.

@@ -12,28 +12,50 @@ ONE, TWO, THREE = (parse(f"vault:secret/{name}#v").source for name in ("one", "t
 
 def test_a_source_is_known_until_it_is_forgotten() -> None:
     known = KnownSources(limit=2)
-    assert not known.forget(ONE)
+    assert ONE not in known
     known.add(ONE)
-    assert known.forget(ONE)
-    assert not known.forget(ONE)
+    assert ONE in known
+    known.forget(ONE)
+    known.forget(ONE)
+    assert ONE not in known
 
 
 def test_only_the_latest_sources_are_known() -> None:
     known = KnownSources(limit=2)
     for source in (ONE, TWO, ONE, THREE):
         known.add(source)
-    assert [known.forget(source) for source in (ONE, TWO, THREE)] == [True, False, True]
+    assert [source in known for source in (ONE, TWO, THREE)] == [True, False, True]
 
 
 def response(index: str) -> StoreResponse:
     return StoreResponse(status=200, document={}, retry_after=None, index=index)
 
 
+def request(path: str = "/v1/secret/data/one") -> StoreRequest:
+    return StoreRequest(method="GET", path=path, headers={"X-Vault-Token": "t"})
+
+
 def headers_for(path: str, *indexes: str) -> dict[str, str]:
     progress = SeenProgress()
     for index in indexes:
-        progress.saw(response(index))
-    return dict(progress.require(StoreRequest(method="GET", path=path, headers={"X-Vault-Token": "t"})).headers)
+        progress.saw(progress.require(request()), response(index))
+    return dict(progress.require(request(path)).headers)
+
+
+def test_an_answer_that_asked_for_less_does_not_take_back_what_was_seen_meanwhile() -> None:
+    progress = SeenProgress()
+    early = progress.require(request())
+    progress.saw(progress.require(request()), response("new"))
+    progress.saw(early, response("old"))
+    assert progress.require(request()).headers["X-Vault-Index"] == "new"
+
+
+def test_the_leaders_own_write_counts_whatever_it_asked_for() -> None:
+    progress = SeenProgress()
+    write = progress.require(request("/v1/auth/token/renew-self"))
+    progress.saw(progress.require(request()), response("of a standby"))
+    progress.saw(write, response("of the leader"))
+    assert progress.require(request()).headers["X-Vault-Index"] == "of the leader"
 
 
 def test_a_read_asks_for_no_older_a_state_than_the_last_answer_that_told_one() -> None:

@@ -8,6 +8,7 @@ import pytest
 from broker.errors import SourceUnavailableError, UpstreamDeniedError
 from broker.providers.vault.answers import StoreAnswerError
 from broker.providers.vault.leader import LeaderWatch
+from broker.providers.vault.login import StoreLogin
 from tests.vaults import Seen
 
 SECONDS = 100.0
@@ -15,6 +16,8 @@ SECONDS = 100.0
 
 class Standby:
     """A node whose log is at `index`; a write through it raises `fault`."""
+
+    write = StoreLogin.write
 
     def __init__(self) -> None:
         self.adapter = self

@@ -20,9 +20,10 @@ class KnownSources:
         if len(self._sources) > self._limit:
             self._sources.popitem(last=False)
 
-    def forget(self, source: Source) -> bool:
-        """Note that the store may not have `source` any more; return whether it was known to have it."""
-        if source not in self._sources:
-            return False
-        del self._sources[source]
-        return True
+    def __contains__(self, source: Source) -> bool:
+        """Tell whether the store is known to have had `source`."""
+        return source in self._sources
+
+    def forget(self, source: Source) -> None:
+        """Note that the store may not have `source` any more."""
+        self._sources.pop(source, None)

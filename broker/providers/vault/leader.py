@@ -3,9 +3,9 @@
 from typing import Any, Final
 
 from broker.clock import Clock
-from broker.errors import SourceUnavailableError, UpstreamDeniedError
+from broker.errors import SourceUnavailableError
 from broker.logs import EventLogger
-from broker.providers.vault.answers import SERVER_FAULT, StoreAnswerError
+from broker.providers.vault.answers import StoreAnswerError
 from broker.providers.vault.login import StoreLogin
 
 _LOG: Final = EventLogger("broker.providers.vault")
@@ -62,16 +62,8 @@ class LeaderWatch:
 
     async def _write(self) -> None:
         try:
-            # The one write that every broker may do, and that changes nothing of anybody else's.
-            await self._login.call(lambda client: client.auth.token.renew_self())
-        except UpstreamDeniedError:
-            self._found()
-        except StoreAnswerError as error:
-            if error.status < SERVER_FAULT:
-                # The token can't be renewed, so that nothing is known.
-                self._found()
-                return
-            self._lose()
+            # When the token can't be renewed, nothing is known, and the node is believed.
+            await self._login.write()
         except SourceUnavailableError:
             self._lose()
         else:

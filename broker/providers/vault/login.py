@@ -10,7 +10,14 @@ from broker.clock import Clock
 from broker.errors import SecretUnusableError, SourceUnavailableError, UpstreamDeniedError
 from broker.logs import EventLogger
 from broker.providers.vault.adapter import make_client
-from broker.providers.vault.answers import BAD_REQUEST, FORBIDDEN, StoreAnswerError, bad_answer, unavailable
+from broker.providers.vault.answers import (
+    BAD_REQUEST,
+    FORBIDDEN,
+    SERVER_FAULT,
+    StoreAnswerError,
+    bad_answer,
+    unavailable,
+)
 from broker.providers.vault.failures import HeldBackError, WayError
 from broker.providers.vault.flight import SingleFlight
 from broker.providers.vault.login_gate import LoginGate
@@ -99,6 +106,11 @@ class StoreLogin:
         message = "the store refuses the broker's new token too"
         raise SourceUnavailableError(message, retry_after=_PROOF_SECONDS)
 
+    @property
+    def can_renew(self) -> bool:
+        """Tell whether the token in use can be renewed."""
+        return self._session is not None and self._session.renewable
+
     def end_of_token(self) -> Callable[[], float]:
         """Return what tells the monotonic end of the token in use now, also after another has replaced it."""
         session = self._session
@@ -114,6 +126,24 @@ class StoreLogin:
         session = await self._current()
         if not await self._is_good(session, recent_proof_will_do=recent_proof_will_do):
             await self._replace(session)
+
+    async def write(self) -> bool:
+        """Return whether the leader of the store took a write; it does not where the token can't be renewed.
+
+        Raises:
+            SourceUnavailableError: There is no leader that can be asked.
+
+        """
+        try:
+            # The one write that every broker may do, and that changes nothing of anybody else's.
+            await self.call(lambda client: client.auth.token.renew_self())
+        except UpstreamDeniedError:
+            return False
+        except StoreAnswerError as error:
+            if error.status >= SERVER_FAULT:
+                raise unavailable(error) from None
+            return False
+        return True
 
     async def aclose(self) -> None:
         """End the renewal and what else is under way; a second call does nothing."""

@@ -23,13 +23,23 @@ class SeenProgress:
         """Start without an answer."""
         self._index = ""
 
+    @property
+    def is_told(self) -> bool:
+        """Tell whether the store has told a state."""
+        return bool(self._index)
+
     def require(self, request: StoreRequest) -> StoreRequest:
         """Return `request`, to be answered from no older a state than was seen."""
         if not self._index or request.operation == "health":
             return request
         return replace(request, headers={**request.headers, _HEADER: self._index, **_PASS_ON})
 
-    def saw(self, response: StoreResponse) -> None:
-        """Note the state that `response` was made from, when it tells."""
-        if 0 < len(response.index) <= _MAX_CHARACTERS:
+    def saw(self, request: StoreRequest, response: StoreResponse) -> None:
+        """Note the state that `response` was made from, when it tells; `request` is what `require` returned.
+
+        An answer to a request that had asked for less may be from an older state than is known by now. States can't be
+        compared, so it counts only when it was asked for no less than that, or comes from the leader's own write.
+        """
+        is_as_new = request.headers.get(_HEADER, "") == self._index or request.operation == "renew"
+        if is_as_new and 0 < len(response.index) <= _MAX_CHARACTERS:
             self._index = response.index

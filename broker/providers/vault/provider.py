@@ -31,6 +31,7 @@ from broker.providers.vault.documents import reading_of
 from broker.providers.vault.engine_reads import EngineReads
 from broker.providers.vault.engines import call_of
 from broker.providers.vault.known import KnownSources
+from broker.providers.vault.latest import LatestState
 from broker.providers.vault.leader import LeaderWatch
 from broker.providers.vault.leasing import StoreLeases
 from broker.providers.vault.login import StoreLogin
@@ -46,8 +47,8 @@ __all__ = ["VaultProvider", "VaultSettings"]
 
 # A mount may be replaced by another of the same name: a refusal is believed only when the mount was looked at lately.
 _MOUNT_SECONDS: Final = 5.0
-# What an absence may mean besides that the secret is gone, and how much later it is believed: a standby of a healthy
-# cluster is a tenth of a second behind.
+# What an absence may mean besides that the secret is gone, and how much later it is believed where the store can't be
+# asked for its latest state: a standby of a healthy cluster is a tenth of a second behind.
 _DOUBTFUL: Final = frozenset({MissingPart.MOUNT, MissingPart.PATH, MissingPart.VERSION})
 _LAG_SECONDS: Final = 0.3
 _KNOWN_SOURCES: Final = 10_000
@@ -77,6 +78,7 @@ class VaultProvider:
         self._listings = FolderListings(get=self._get, mount_of=self._mounts.of, clock=tools.clock)
         self._known = KnownSources(limit=_KNOWN_SOURCES)
         self._leader = LeaderWatch(login=self._login, clock=tools.clock, seconds=settings.leader_seconds)
+        self._latest = LatestState(login=self._login, transport=self._transport, clock=tools.clock)
         self._engines = EngineReads(
             login=self._login, leases=self._leases, clock=tools.clock, limit=tools.max_value_bytes
         )
@@ -100,13 +102,21 @@ class VaultProvider:
         try:
             reading = await self._believed(source, self._read)
         except SecretMissingError as error:
-            if error.part not in _DOUBTFUL or not self._known.forget(source):
+            if error.part not in _DOUBTFUL:
                 raise
-            # It was there a moment ago. A standby may lag behind, and the mount may be another one by now.
-            await asyncio.sleep(_LAG_SECONDS)
-            reading = await self._believed(source, self._read, mount_seconds=0.0)
+            reading = await self._read_again(source, error)
         self._known.add(source)
         return reading
+
+    async def _read_again(self, source: Source, absence: SecretMissingError) -> Reading:
+        """Return what is there after all. A node may lag behind, and the mount may be another one by now."""
+        was_there = source in self._known
+        if not await self._latest.reach():
+            if not was_there:
+                raise absence
+            await asyncio.sleep(_LAG_SECONDS)
+        self._known.forget(source)
+        return await self._believed(source, self._read, mount_seconds=0.0 if was_there else _MOUNT_SECONDS)
 
     async def prepare(self, source: Source) -> Parent:
         """Return what a lease of `source` shall hang on. Raises: as `Leasing.prepare`."""
@@ -216,6 +226,7 @@ class VaultProvider:
 
     async def aclose(self) -> None:
         """End the renewal and close the session; a second call does nothing."""
+        await self._latest.aclose()
         await self._login.aclose()
         await self._mounts.aclose()
         await self._transport.aclose()

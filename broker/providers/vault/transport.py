@@ -68,6 +68,11 @@ class StoreTransport:
         """Tell whether the store serves nobody, so that only a probe now and then is sent."""
         return self._breaker.is_open
 
+    @property
+    def tells_states(self) -> bool:
+        """Tell whether the store's answers name the state that they are made from, as those of a cluster do."""
+        return self._progress.is_told
+
     async def send(self, request: StoreRequest) -> StoreResponse:
         """Return the answer to `request`, which is sent only while its place is served, or when a probe is due.
 
@@ -194,8 +199,9 @@ class StoreTransport:
             began = self._clock.monotonic()
             outcome = "unavailable"
             try:
-                response = await self._connection.exchange(address, self._progress.require(request))
-                self._progress.saw(response)
+                sent = self._progress.require(request)
+                response = await self._connection.exchange(address, sent)
+                self._progress.saw(sent, response)
                 outcome = _OUTCOMES.get(response.status, "unavailable")
             except SecretUnusableError:
                 outcome = "invalid"
