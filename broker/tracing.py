@@ -6,7 +6,7 @@ SDK's own thread exports in batches and drops what a receiver does not take, so 
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -93,9 +93,9 @@ class Tracing:
 
         return traced
 
-    def provider(self, scheme: str, provider: Provider) -> Provider:
-        """Return `provider` with a span around each read."""
-        return _TracedProvider(scheme, provider, self._span)
+    def providers(self, providers: Mapping[str, Provider]) -> dict[str, Provider]:
+        """Return `providers` with a span around each read."""
+        return {scheme: _TracedProvider(scheme, provider, self._span) for scheme, provider in providers.items()}
 
     def trail(self, trail: Trail) -> Trail:
         """Return `trail` with a span around each wait for durability."""

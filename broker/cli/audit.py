@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from broker.app import open_trail_reader
 from broker.audit.chain import TrailRecord
 from broker.audit.checkpoint import notes_in
 from broker.audit.event import EventKind, Outcome
@@ -21,6 +20,7 @@ from broker.audit.textfile import write_verification
 from broker.audit.verify import VerificationReport, verify
 from broker.errors import MalformedReferenceError, SettingsInvalidError
 from broker.escape import clean
+from broker.implementations import open_trail_reader
 from broker.reference import parse
 
 HELP = "search and verify the audit trail"

@@ -5,8 +5,8 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from broker.app import open_leases
 from broker.escape import clean
+from broker.implementations import open_leases
 from broker.leases.record import LeaseRecord
 
 HELP = "list the credentials that stores have made for identities, without values"

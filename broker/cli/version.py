@@ -3,8 +3,8 @@
 import argparse
 import json
 
-from broker.app import known_schema
 from broker.build import build_facts
+from broker.implementations import known_schema
 
 HELP = "print the version, and what it was built from and runs on"
 

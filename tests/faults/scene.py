@@ -15,13 +15,14 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from broker.app import Service, open_trail_reader
+from broker.app import Service
 from broker.audit.event import EventKind
 from broker.audit.search import Query
 from broker.audit.verify import verify
 from broker.cli.sandbox import free_port
 from broker.clock import SystemClock
 from broker.config_source import read_settings
+from broker.implementations import open_trail_reader
 from tests.certificates import Files, TestAuthority
 from tests.faults.matrix import Fault, Measured, write_result
 from tests.faults.relay import Relay

@@ -2,9 +2,9 @@
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from broker.app import Keys
 from broker.audit.checkpoint import CheckpointKey
 from broker.audit.fingerprint import Fingerprinter
+from broker.own_keys import OwnKeys
 from broker.tokens import SigningKey
 
 
@@ -14,7 +14,7 @@ def test_no_key_is_in_the_repr_of_the_keys() -> None:
         b"fingerprint-key-of-32-bytes-or-so",
         Ed25519PrivateKey.generate(),
     )
-    keys = Keys(
+    keys = OwnKeys(
         token=SigningKey(pem),
         checkpoint=CheckpointKey(checkpoint),
         fingerprints=Fingerprinter(key=fingerprint, key_id="k1"),

@@ -1,0 +1,60 @@
+"""Which implementation stands behind each protocol: providers, and the two stores. Nothing else picks one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from broker.config import Settings
+from broker.config_source import validate_section
+from broker.leases.record import LeaseRecord
+from broker.providers.base import Provider, ProviderTools
+from broker.providers.registry import PROVIDERS, entry_for
+from broker.store.schema import schema_version
+from broker.store.sqlite import SqliteTrailStore
+from broker.store.sqlite_reader import SqliteTrailReader
+from broker.store.state import SqliteStateStore, read_leases
+
+
+def build_providers(settings: Settings, tools: ProviderTools) -> dict[str, Provider]:
+    """Return a provider for each section of `settings.providers`.
+
+    Raises:
+        SettingsInvalidError: A section names no provider, or does not fit its model.
+
+    """
+    built: dict[str, Provider] = {}
+    for scheme, section in settings.providers.items():
+        entry = entry_for(scheme)
+        built[scheme] = entry.build(validate_section(entry.settings, section, where=f"providers.{scheme}"), tools)
+    return built
+
+
+def provider_settings() -> dict[str, type[BaseModel]]:
+    """Return the settings model of each provider, by its scheme."""
+    return {entry.scheme: entry.settings for entry in PROVIDERS}
+
+
+def trail_store(state_directory: Path) -> SqliteTrailStore:
+    """Return the store of the audit trail; nothing is opened yet."""
+    return SqliteTrailStore(state_directory / "audit.db")
+
+
+def state_store(state_directory: Path) -> SqliteStateStore:
+    """Return the store of what must outlive a restart; nothing is opened yet."""
+    return SqliteStateStore(state_directory / "state.db")
+
+
+def open_trail_reader(database: Path) -> SqliteTrailReader:
+    """Return a reader of the trail in `database`, beside a broker that may be writing it."""
+    return SqliteTrailReader(database)
+
+
+def open_leases(database: Path) -> Iterator[LeaseRecord]:
+    """Return the leases in `database`, beside a broker that may be writing it. Raises: SettingsInvalidError."""
+    return read_leases(database)
+
+
+def known_schema() -> int:
+    """Return the version of the audit database that this broker writes."""
+    return schema_version()

@@ -1,0 +1,113 @@
+"""The two listeners: bound before anything begins, so that their ports are known, and served last."""
+
+import socket
+from contextlib import suppress
+from functools import partial
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from broker.audit.event import AuditEvent, EventKind, Outcome
+from broker.descriptors import connections_within_limit
+from broker.errors import AuditUnavailableError
+from broker.foundation import Foundation
+from broker.lifetime import Lifetime
+from broker.web.drain import Drain
+from broker.web.listener import HandshakeResult, TlsListener, bind
+from broker.web.tls import HandshakeOutcome
+
+
+class AgentListener:
+    """Where agents connect: every handshake counted, every refused one on record."""
+
+    def __init__(self, *, base: Foundation, inherited: socket.socket | None, other_descriptors: int) -> None:
+        """Listen on the socket that was `inherited`, else where the settings say; nothing is accepted before `serve`.
+
+        `other_descriptors` is what requests may have open besides their connections.
+
+        Raises:
+            FoundError: The address or the port can't be used.
+
+        """
+        self._base = base
+        self._sock = inherited or bind(base.settings.listen.host, base.settings.listen.port)
+        # Asked now: a closed socket, at the end, knows its port no more.
+        self.port = _port_of(self._sock)
+        self._other_descriptors = other_descriptors
+        self._drain = Drain()
+        self._listener: TlsListener | None = None
+
+    def counted(self) -> Middleware:
+        """Return the middleware that knows which requests are in flight; it has to be the outermost one."""
+        return self._drain.middleware()
+
+    async def serve(self, application: web.Application, life: Lifetime) -> None:
+        """Answer by `application` until the end of `life`, which waits for the requests in flight.
+
+        Raises:
+            SettingsInvalidError: The limit of open files leaves no room for connections.
+
+        """
+        listen = self._base.settings.listen
+        # Half of the time is for requests to be answered, the other for the answers to be taken.
+        drain_seconds = listen.drain_seconds / 2
+        runner = web.AppRunner(
+            application,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=listen.idle_seconds,
+            shutdown_timeout=drain_seconds,
+        )
+        await runner.setup()
+        life.at_end(runner.cleanup)
+        life.at_end(partial(self._drain.finish, seconds=drain_seconds))
+        self._listener = TlsListener(
+            runner=runner,
+            sock=self._sock,
+            context=self._base.credentials.context,
+            on_handshake=self._record_handshake,
+            max_connections=connections_within_limit(listen.max_connections, others=self._other_descriptors),
+            handshake_seconds=listen.handshake_seconds,
+        )
+        await self._listener.start()
+        life.at_end(self._listener.stop)
+
+    async def _record_handshake(self, result: HandshakeResult) -> None:
+        self._base.metrics.handshake(result.outcome)
+        if self._listener is not None:
+            self._base.metrics.connections(self._listener.connections)
+        if result.outcome == HandshakeOutcome.OK:
+            return
+        event = AuditEvent(
+            kind=EventKind.HANDSHAKE, outcome=Outcome.FAILURE, reason=result.outcome, address=result.address
+        )
+        # A refused handshake reveals nothing, so it need not wait for the trail; a failing trail is loud by itself.
+        with suppress(AuditUnavailableError):
+            await self._base.trail.append(event)
+
+
+class OperationsListener:
+    """Where the platform looks: probes, metrics, and signed webhooks."""
+
+    def __init__(self, *, base: Foundation, inherited: socket.socket | None) -> None:
+        """Listen on the socket that was `inherited`, else where the settings say; nothing is accepted before `serve`.
+
+        Raises:
+            FoundError: The address or the port can't be used.
+
+        """
+        operations = base.settings.operations
+        self._sock = inherited or bind(operations.host, operations.port)
+        self.port = _port_of(self._sock)
+        self._idle_seconds = base.settings.listen.idle_seconds
+
+    async def serve(self, application: web.Application, life: Lifetime) -> None:
+        """Answer by `application` until the end of `life`."""
+        runner = web.AppRunner(application, access_log=None, keepalive_timeout=self._idle_seconds)
+        await runner.setup()
+        life.at_end(runner.cleanup)
+        await web.SockSite(runner, self._sock).start()
+
+
+def _port_of(sock: socket.socket) -> int:
+    return int(sock.getsockname()[1])

@@ -1,0 +1,117 @@
+"""Where values come from: the providers, what is remembered of them, and what they mint."""
+
+from collections.abc import Mapping
+
+from broker.cache import Cache
+from broker.changes import Comparable
+from broker.config import Settings
+from broker.fair_queue import FairQueue
+from broker.foundation import Foundation
+from broker.implementations import build_providers, state_store
+from broker.leases.book import LeaseSettings
+from broker.leases.leases import Leases
+from broker.lifetime import Lifetime
+from broker.memory_limit import MemoryLimit
+from broker.parts import sealed_file
+from broker.providers.base import Leasing, ProviderTools
+from broker.reference import VAULT
+from broker.sealing import Sealing
+from broker.sources import Sources
+
+# What a provider whose section says nothing of it may have open at once.
+_PROVIDER_CONNECTIONS = 32
+
+
+class SourceSide:
+    """Everything between a use case and the stores.
+
+    Attributes:
+        providers: By their schemes.
+        max_connections: What they may have open at once, all together.
+        comparable: Those that can tell what has changed without a read of each secret.
+        cache: What is remembered of them.
+        leases: What they mint.
+        sources: Reads for a request, through all of the above.
+
+    """
+
+    def __init__(self, *, base: Foundation) -> None:
+        """Build everything; the network is not touched before `start`.
+
+        Raises:
+            SettingsInvalidError: A section of the providers, or the key of the sealed file, can't be used.
+
+        """
+        settings, clock, metrics = base.settings, base.clock, base.metrics
+        tools = ProviderTools(clock=clock, observer=metrics, max_value_bytes=settings.limits.max_value_bytes)
+        self.providers = build_providers(settings, tools)
+        self.max_connections = sum(map(_connections_of, settings.providers.values()))
+        self.comparable = {scheme: one for scheme, one in self.providers.items() if isinstance(one, Comparable)}
+        self.cache = Cache(
+            clock=clock,
+            metrics=metrics,
+            max_entries=settings.cache.max_entries,
+            max_bytes=settings.cache.max_bytes,
+            fetch_seconds=settings.cache.fetch_seconds,
+            negative_seconds=settings.cache.negative_seconds,
+        )
+        self._memory_limit = MemoryLimit(cache=self.cache, metrics=metrics, clock=clock)
+        self._state = state_store(settings.state_directory)
+        self.leases = Leases(
+            store=self._state,
+            providers={scheme: one for scheme, one in self.providers.items() if isinstance(one, Leasing)},
+            policy=base.policy,
+            trail=base.trail,
+            metrics=metrics,
+            clock=clock,
+            settings=LeaseSettings(**settings.leases.model_dump()),
+        )
+        read = self.providers if base.tracing is None else base.tracing.providers(self.providers)
+        self.sources = Sources(cache=self.cache, leases=self.leases, providers=read, queues=_queues(settings))
+        self._sealing = self._build_sealing(base)
+
+    async def start(self, life: Lifetime) -> None:
+        """Take over what an earlier process has left, and keep all of it until the end of `life`.
+
+        Raises:
+            SettingsInvalidError: The state database is open to others, newer, or no such database.
+            StateUnavailableError: It can't be read or written.
+
+        """
+        for provider in self.providers.values():
+            life.at_end(provider.aclose)
+        life.at_end(self._state.aclose)
+        await self._state.open()
+        await self.leases.open()
+        life.at_end(self.leases.aclose)
+        life.keep("leases", self.leases.keep)
+        life.keep("cache", self.cache.keep_fresh)
+        life.keep("memory", self._memory_limit.keep)
+        life.at_end(self.cache.aclose)
+        if self._sealing is not None:
+            await self._sealing.restore()
+            life.keep("sealing", self._sealing.keep)
+
+    def _build_sealing(self, base: Foundation) -> Sealing | None:
+        file, store = sealed_file(base.settings), self.providers.get(VAULT)
+        if file is None or store is None:
+            return None
+        return Sealing(file=file, cache=self.cache, fetch=store.fetch, clock=base.clock)
+
+
+def _connections_of(section: Mapping[str, object]) -> int:
+    """Return how many connections the provider of a section of the settings may have open at once."""
+    return int(str(section.get("max_connections", _PROVIDER_CONNECTIONS)))
+
+
+def _queues(settings: Settings) -> dict[str, FairQueue]:
+    """Return a line for each provider: whoever comes first waits here and not behind others' reads in the provider."""
+    limits = settings.limits
+    return {
+        scheme: FairQueue(
+            at_once=_connections_of(section),
+            max_waiting=limits.max_waiting_reads,
+            max_waiting_each=limits.max_waiting_reads_per_identity,
+        )
+        for scheme, section in settings.providers.items()
+    }
