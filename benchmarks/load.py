@@ -14,7 +14,6 @@ import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-CONNECTIONS = 16
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -52,20 +51,20 @@ def connection(ready: Barrier, directory: Path, port: int, request: bytes, count
         return seen, failed
 
 
-def main(directory: Path, port: int, target: str, requests: int, body: bytes) -> None:
+def main(directory: Path, port: int, target: str, requests: int, connections: int, body: bytes) -> None:
     method = "POST" if body else "GET"
     request = (
         f"{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         f"X-Vault-Request: true\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode() + body
     fork = multiprocessing.get_context("fork")
-    ready = fork.Barrier(CONNECTIONS + 1)
+    ready = fork.Barrier(connections + 1)
     results = fork.SimpleQueue()
 
     def one() -> None:
-        results.put(connection(ready, directory, port, request, requests // CONNECTIONS))
+        results.put(connection(ready, directory, port, request, requests // connections))
 
-    children = [fork.Process(target=one, daemon=True) for _ in range(CONNECTIONS)]
+    children = [fork.Process(target=one, daemon=True) for _ in range(connections)]
     for child in children:
         child.start()
     ready.wait(timeout=60)
@@ -83,4 +82,4 @@ def main(directory: Path, port: int, target: str, requests: int, body: bytes) ->
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.stdin.buffer.read())
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.stdin.buffer.read())

@@ -19,8 +19,8 @@ from pathlib import Path
 from broker.cli.sandbox import Process, Sandbox, free_port, process, sandbox, store_request, wait_for
 
 REFERENCES = 20
-# One for each connection.
-LEAST = 16
+# Few, so that each waits for the one before it; and as many as a small fleet keeps open.
+FEW, MANY = 16, 64
 SECRET = "/v1/secret/data/logflux"
 BAO = str(Path(sys.executable).parent / "bao")
 
@@ -64,17 +64,27 @@ def main() -> int:
 
 
 def _rates(place: Sandbox, proxy_port: int, empty_port: int, arguments: argparse.Namespace) -> None:
+    for connections in (FEW, MANY):
+        _rates_at(connections, place, proxy_port, empty_port, arguments)
+
+
+def _rates_at(
+    connections: int, place: Sandbox, proxy_port: int, empty_port: int, arguments: argparse.Namespace
+) -> None:
     one = _asking_for(1)
-    twenty = _asking_for(REFERENCES)
-    loads: dict[str, list[Load]] = {"one": [], "twenty": [], "proxy": [], "empty": []}
+    sides = {
+        "proxy": (proxy_port, SECRET, b""),
+        "one": (place.agent_port, "/v1/resolve", one),
+        "twenty": (place.agent_port, "/v1/resolve", _asking_for(REFERENCES)),
+        "empty": (empty_port, "/", one),
+    }
+    loads: dict[str, list[Load]] = {name: [] for name in sides}
     for _ in range(arguments.rounds):
-        loads["proxy"].append(_load(place, proxy_port, SECRET, arguments.requests, b""))
-        loads["one"].append(_load(place, place.agent_port, "/v1/resolve", arguments.requests, one))
-        loads["twenty"].append(_load(place, place.agent_port, "/v1/resolve", arguments.requests, twenty))
-        loads["empty"].append(_load(place, empty_port, "/", arguments.requests, one))
+        for name, (port, target, body) in sides.items():
+            loads[name].append(_load(place, port, target, arguments.requests, body, connections))
     middle = {name: sorted(found, key=lambda load: load.rate)[len(found) // 2] for name, found in loads.items()}
     failed = {name: sum(load.failed for load in found) for name, found in loads.items()}
-    print(f"16 connections, mTLS, kept; median of {arguments.rounds} rounds; failed requests: {failed}")
+    print(f"{connections} connections, mTLS, kept; median of {arguments.rounds} rounds; failed requests: {failed}")
     _ratio("requests a second, 1 reference, against bao proxy", middle["one"].rate / middle["proxy"].rate, "3")
     secrets = REFERENCES * middle["twenty"].rate / middle["proxy"].rate
     _ratio(f"secrets a second, {REFERENCES} references, against bao proxy", secrets, "30")
@@ -84,9 +94,10 @@ def _rates(place: Sandbox, proxy_port: int, empty_port: int, arguments: argparse
 
 def _memory(place: Sandbox, broker: Process, proxy_port: int, proxy: Process, arguments: argparse.Namespace) -> None:
     """Bring both sides to the same number of requests, and compare what they hold then."""
-    asked = arguments.requests * arguments.rounds
-    _load(place, place.agent_port, "/v1/resolve", max(arguments.memory_requests - 2 * asked, LEAST), _asking_for(1))
-    _load(place, proxy_port, SECRET, max(arguments.memory_requests - asked, LEAST), b"")
+    asked = arguments.requests * arguments.rounds * 2
+    ours, theirs = (max(arguments.memory_requests - done, FEW) for done in (2 * asked, asked))
+    _load(place, place.agent_port, "/v1/resolve", ours, _asking_for(1), FEW)
+    _load(place, proxy_port, SECRET, theirs, b"", FEW)
     ratio = _resident(broker) / _resident(proxy)
     _ratio(f"resident memory against bao proxy, after {arguments.memory_requests} requests", ratio, "at most 1")
 
@@ -127,9 +138,9 @@ def _run_once(command: list[str], environment: dict[str, str]) -> tuple[float, i
     return time.monotonic() - before, usage.ru_maxrss
 
 
-def _load(place: Sandbox, port: int, target: str, requests: int, body: bytes) -> Load:
+def _load(place: Sandbox, port: int, target: str, requests: int, body: bytes, connections: int) -> Load:
     command = [sys.executable, str(Path(__file__).with_name("load.py"))]
-    command += [str(place.directory / "pki"), str(port), target, str(requests)]
+    command += [str(place.directory / "pki"), str(port), target, str(requests), str(connections)]
     done = subprocess.run(command, input=body, capture_output=True, check=True, timeout=300)
     return Load(**json.loads(done.stdout))
 

@@ -52,12 +52,20 @@ def rfc3339(seconds: float) -> str:
 
 def _granted(result: Granted) -> str:
     quote = encode_basestring_ascii
-    version = "null" if result.version is None else quote(result.version)
+    clocks = _clocks(result.version, result.fetched_at, result.fresh_until, result.stale_until)
     return (
         f'{{"reference":{quote(result.reference)},"status":"{result.status}","value":{_value(result.value)},'
-        f'"encoding":"{result.value.encoding}","version":{version},'
-        f'"fetched_at":"{rfc3339(result.fetched_at)}","fresh_until":"{rfc3339(result.fresh_until)}",'
-        f'"stale_until":"{rfc3339(result.stale_until)}","lease":{_lease(result.lease)}{_previous(result.previous)}}}'
+        f'"encoding":"{result.value.encoding}",{clocks},"lease":{_lease(result.lease)}{_previous(result.previous)}}}'
+    )
+
+
+# All fields of one reading have the same clocks. The process may keep the text for the reason above.
+@lru_cache(maxsize=4096)
+def _clocks(version: str | None, fetched_at: float, fresh_until: float, stale_until: float) -> str:
+    return (
+        f'"version":{"null" if version is None else encode_basestring_ascii(version)},'
+        f'"fetched_at":"{rfc3339(fetched_at)}","fresh_until":"{rfc3339(fresh_until)}",'
+        f'"stale_until":"{rfc3339(stale_until)}"'
     )
 
 
