@@ -116,15 +116,10 @@ class Admission:
         policy = self._policy.current
         now = self._clock.now()
         environment = policy.environment_of(peer) or ""
+        await self.slow(peer, EventKind.RESOLVE, address=address, request=request)
         try:
-            self._throttle.take(peer.name)
             _check_named(policy, peer)
             claims = None if unverified_token is None else self._verify(unverified_token, peer, environment, now)
-        except ThrottledError as error:
-            self._metrics.throttled()
-            if error.is_news:
-                await self._record(error.code, EventKind.RESOLVE, str(address), request, peer.name, environment)
-            raise
         except (IdentityRefusedError, TokenRefusedError) as error:
             await self._record(error.reason, EventKind.AUTHENTICATION, str(address), request, peer.name, environment)
             raise
@@ -137,6 +132,23 @@ class Admission:
             peer=peer,
             ends_at=peer.not_after if claims is None else min(peer.not_after, claims.expires_at),
         )
+
+    async def slow(self, peer: PeerIdentity, kind: EventKind, *, address: Address, request: str) -> None:
+        """Return when `peer` may ask now; whatever it asks for, it is one identity with one allowance.
+
+        Raises:
+            ThrottledError: It asks too often.
+            AuditUnavailableError: That can't be put on record.
+
+        """
+        try:
+            self._throttle.take(peer.name)
+        except ThrottledError as error:
+            self._metrics.throttled()
+            if error.is_news:
+                environment = self._policy.current.environment_of(peer) or ""
+                await self._record(error.code, kind, str(address), request, peer.name, environment)
+            raise
 
     async def refuse_identity(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
         """Put on record that a connection's certificate is no identity.

@@ -76,7 +76,10 @@ class AgentSide:
             extra_routes=[
                 *self._token_routes(),
                 *lease_routes(
-                    leases=self._source_side.leases, peers=self._peers, refuser=self._resolve, clock=self._base.clock
+                    leases=self._source_side.leases,
+                    peers=self._peers,
+                    admission=self._admission,
+                    clock=self._base.clock,
                 ),
                 *watch_routes(self._watch_handler(limits)),
                 *order_routes(
@@ -123,7 +126,7 @@ class AgentSide:
             jwks=public_jwks({self._base.keys.token.kid: self._base.keys.token}),
             issuer=self._issuer,
             request_id_of=request_id_of,
-            refuse_identity=self._resolve.refuse_identity,
+            admission=self._admission,
         )
 
     def _watch_handler(self, limits: RequestLimits) -> WatchHandler:

@@ -87,13 +87,16 @@ class LimitSettings(Section):
     body_seconds: Seconds = Field(default=10.0, description="Time for a request's body to arrive.")
     identity_requests_per_second: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
         default=200.0,
-        description="Requests a second that one identity may make for long; then it gets 429. 0: any number.",
+        description="Requests a second that one identity may make for long, for values, watches, tokens and its leases "
+        "together; then it gets 429. 0: any number.",
     )
     identity_burst: Annotated[int, Field(ge=1)] = Field(
         default=5_000, description="Requests that one identity may make at once, such as a fleet that starts together."
     )
     max_waiting_reads: Annotated[int, Field(ge=1)] = Field(
-        default=10_000, description="Reads that wait for one provider at once; more are answered 503 without waiting."
+        default=10_000,
+        description="Reads, and credentials to be made or revoked, that wait for one provider at once; more are "
+        "answered 503 without waiting.",
     )
     max_waiting_reads_per_identity: Annotated[int, Field(ge=1)] = Field(
         default=1_024, description="Those of them that are one identity's. Identities are served in rotation."

@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Hashable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from broker.errors import SourceUnavailableError
 
@@ -81,3 +81,16 @@ class FairQueue:
             self._waiting -= 1
             if not queue:
                 del self._lanes[lane]
+
+
+class FairQueues:
+    """The queue of each back end, for everything that costs it something: reads, credentials, revocations."""
+
+    def __init__(self, queues: Mapping[str, FairQueue]) -> None:
+        """Keep the queues, by the scheme of the provider; where there is none, nobody waits."""
+        self._queues = queues
+
+    def turn(self, scheme: str, lane: Hashable) -> AbstractAsyncContextManager[None]:
+        """Wait for a turn at a back end, and hold it. Raises: QueueFullError."""
+        queue = self._queues.get(scheme)
+        return nullcontext() if queue is None else queue.turn(lane)

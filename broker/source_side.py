@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from broker.cache import Cache
 from broker.changes import Comparable
 from broker.config import Settings
-from broker.fair_queue import FairQueue
+from broker.fair_queue import FairQueue, FairQueues
 from broker.foundation import Foundation
 from broker.implementations import build_providers, state_store
 from broker.leases.book import LeaseSettings
@@ -56,6 +56,7 @@ class SourceSide:
             negative_seconds=settings.cache.negative_seconds,
         )
         self._memory_limit = MemoryLimit(cache=self.cache, metrics=metrics, clock=clock)
+        queues = _queues(settings)
         self._state = state_store(settings.state_directory)
         self.leases = Leases(
             store=self._state,
@@ -64,10 +65,11 @@ class SourceSide:
             trail=base.trail,
             metrics=metrics,
             clock=clock,
-            settings=LeaseSettings(**settings.leases.model_dump()),
+            queues=queues,
+            settings=LeaseSettings(**settings.leases.model_dump(), refused_seconds=settings.cache.negative_seconds),
         )
         read = self.providers if base.tracing is None else base.tracing.providers(self.providers)
-        self.sources = Sources(cache=self.cache, leases=self.leases, providers=read, queues=_queues(settings))
+        self.sources = Sources(cache=self.cache, leases=self.leases, providers=read, queues=queues)
         self._sealing = self._build_sealing(base)
 
     async def start(self, life: Lifetime) -> None:
@@ -104,14 +106,16 @@ def _connections_of(section: Mapping[str, object]) -> int:
     return int(str(section.get("max_connections", _PROVIDER_CONNECTIONS)))
 
 
-def _queues(settings: Settings) -> dict[str, FairQueue]:
+def _queues(settings: Settings) -> FairQueues:
     """Return a line for each provider: whoever comes first waits here and not behind others' reads in the provider."""
     limits = settings.limits
-    return {
-        scheme: FairQueue(
-            at_once=_connections_of(section),
-            max_waiting=limits.max_waiting_reads,
-            max_waiting_each=limits.max_waiting_reads_per_identity,
-        )
-        for scheme, section in settings.providers.items()
-    }
+    return FairQueues(
+        {
+            scheme: FairQueue(
+                at_once=_connections_of(section),
+                max_waiting=limits.max_waiting_reads,
+                max_waiting_each=limits.max_waiting_reads_per_identity,
+            )
+            for scheme, section in settings.providers.items()
+        }
+    )

@@ -14,7 +14,7 @@ from broker.errors import (
     SourceMintsError,
     SourceUnavailableError,
 )
-from broker.fair_queue import FairQueue
+from broker.fair_queue import FairQueues
 from broker.leases.held import Asker
 from broker.policy.decision import Allow, Decision
 from broker.providers.base import Provider
@@ -64,9 +64,7 @@ class Minter(Protocol):
 class Sources:
     """Read sources for one request at a time."""
 
-    def __init__(
-        self, *, cache: Cache, leases: Minter, providers: Mapping[str, Provider], queues: Mapping[str, FairQueue]
-    ) -> None:
+    def __init__(self, *, cache: Cache, leases: Minter, providers: Mapping[str, Provider], queues: FairQueues) -> None:
         """Read by `providers`, by their schemes, and remember in `cache`; what mints is asked of `leases`.
 
         A read waits for its turn in the queue of its scheme, in the lane of the identity that needs it first.
@@ -168,10 +166,7 @@ class Sources:
 
     def _in_turn(self, provider: Provider, lane: str) -> Fetch:
         async def fetch(source: Source) -> Reading:
-            queue = self._queues.get(source.scheme)
-            if queue is None:
-                return await provider.fetch(source)
-            async with queue.turn(lane):
+            async with self._queues.turn(source.scheme, lane):
                 return await provider.fetch(source)
 
         return fetch

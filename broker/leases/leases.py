@@ -5,6 +5,7 @@ from typing import Final
 
 from broker.clock import Clock
 from broker.errors import LeaseUnknownError
+from broker.fair_queue import FairQueues
 from broker.identity import PeerIdentity
 from broker.leases.book import LeaseBook, LeaseSettings, Trail
 from broker.leases.held import Asker
@@ -31,13 +32,21 @@ class Leases:
         trail: Trail,
         metrics: LeaseSeries,
         clock: Clock,
+        queues: FairQueues,
         settings: LeaseSettings,
     ) -> None:
         """Keep the collaborators; `open` comes first."""
         self._settings = settings
         self._book = LeaseBook(store=store, trail=trail, metrics=metrics, clock=clock, settings=settings)
-        self._upkeep = Upkeep(book=self._book, providers=providers, policy=policy, clock=clock)
-        self._minting = Minting(book=self._book, providers=providers, clock=clock, doubt=self._upkeep.look_at)
+        self._upkeep = Upkeep(book=self._book, providers=providers, policy=policy, clock=clock, queues=queues)
+        self._minting = Minting(
+            book=self._book,
+            providers=providers,
+            clock=clock,
+            queues=queues,
+            doubt=self._upkeep.look_at,
+            refused_seconds=settings.refused_seconds,
+        )
 
     async def open(self) -> None:
         """Take over what an earlier process has left. Raises: StateUnavailableError."""

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 from broker.clock import Clock
 from broker.errors import FetchError, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
+from broker.fair_queue import FairQueues
 from broker.leases.book import LeaseBook
 from broker.leases.held import Asker, Held, LeaseKey
 from broker.leases.record import LeaseReason, LeaseRecord, LeaseState
@@ -34,20 +35,25 @@ class Minting:
         book: LeaseBook,
         providers: Mapping[str, Leasing],
         clock: Clock,
+        queues: FairQueues,
         doubt: Callable[[Held], None],
+        refused_seconds: float,
         mint_seconds: float = 30.0,
     ) -> None:
         """Mint by `providers`, by their schemes; a mint that takes longer than `mint_seconds` is given up.
 
+        Each waits for its turn in `queues`, in the lane of its identity. A refusal is remembered for `refused_seconds`.
         `doubt` is told of leases that were not heard of for long, and finds out without holding anybody up.
         """
+        self._queues = queues
+        self._refused_seconds = refused_seconds
         self._doubt = doubt
         self._book = book
         self._providers = providers
         self._clock = clock
         self._mint_seconds = mint_seconds
         self._flights: dict[LeaseKey, asyncio.Task[Held | Cached | FetchError]] = {}
-        self._pauses: dict[LeaseKey, tuple[float, SourceUnavailableError]] = {}
+        self._pauses: dict[LeaseKey, tuple[float, FetchError]] = {}
         self._closed = False
 
     def lookup(
@@ -134,12 +140,18 @@ class Minting:
     async def _fly(self, key: LeaseKey, asker: Asker, references: tuple[Reference, ...]) -> Held | Cached | FetchError:
         self._drop_old_pauses()
         try:
-            return await self._mint(key, asker, references)
+            async with asyncio.timeout(self._mint_seconds) as limit, self._queues.turn(key.source.scheme, key.name):
+                limit.reschedule(None)
+                return await self._mint(key, asker, references)
+        except TimeoutError:
+            message = "more ask the source than it answers in time"
+            return SourceUnavailableError(message, retry_after=_PAUSE_SECONDS)
         except SourceUnavailableError as error:
             seconds = min(max(error.retry_after or 0.0, _PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
             self._pauses[key] = (self._clock.monotonic() + seconds, error)
             return error
         except FetchError as error:
+            self._pauses[key] = (self._clock.monotonic() + self._refused_seconds, error)
             return error
 
     async def _mint(self, key: LeaseKey, asker: Asker, references: tuple[Reference, ...]) -> Held | Cached:

@@ -3,11 +3,13 @@
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final, Protocol
 
 from broker.clock import Clock
 from broker.errors import FetchError, SecretMissingError, UpstreamDeniedError
+from broker.fair_queue import FairQueues, QueueFullError
 from broker.identity import PeerIdentity
 from broker.leases.book import LeaseBook
 from broker.leases.held import Held
@@ -55,9 +57,16 @@ class Upkeep:
     """Do what is due to the leases of one book."""
 
     def __init__(
-        self, *, book: LeaseBook, providers: Mapping[str, Leasing], policy: PolicySource, clock: Clock
+        self,
+        *,
+        book: LeaseBook,
+        providers: Mapping[str, Leasing],
+        policy: PolicySource,
+        clock: Clock,
+        queues: FairQueues,
     ) -> None:
-        """Keep the collaborators."""
+        """Keep the collaborators; what somebody asks for at once waits for its turn in `queues`."""
+        self._queues = queues
         self._book = book
         self._providers = providers
         self._policy = policy
@@ -107,8 +116,11 @@ class Upkeep:
         running = self._work.get(held.record.id)
         if running is not None:
             await asyncio.wait({running})
-        if self._book.get(held.record.id) is held:
-            await asyncio.wait({self._work.get(held.record.id) or self._begin(held)})
+        # Without a turn it is left to those that are done behind.
+        with suppress(QueueFullError):
+            async with self._queues.turn(held.record.provider, held.record.identity):
+                if self._book.get(held.record.id) is held:
+                    await asyncio.wait({self._work.get(held.record.id) or self._begin(held)})
         return self._book.get(held.record.id) is None
 
     async def heed_policy(self) -> None:

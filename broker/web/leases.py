@@ -7,13 +7,13 @@ from typing import Any, Final, Protocol
 
 from aiohttp import web
 
-from broker.admission import Address
+from broker.audit.event import EventKind
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError
 from broker.identity import PeerIdentity
 from broker.leases.record import LeaseRecord
 from broker.web.middleware import facts_of, json_headers, request_id_of
-from broker.web.routes import PeerSource, address_of
+from broker.web.routes import Admitting, PeerSource, address_of
 from broker.web.schemas import rfc3339
 
 LEASES_PATH: Final = "/v1/leases"
@@ -32,17 +32,9 @@ class Leases(Protocol):
         ...
 
 
-class Refuser(Protocol):
-    """Puts a certificate that is no identity on record."""
-
-    async def refuse_identity(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
-        """Put on record that a connection's certificate is no identity. Raises: AuditUnavailableError."""
-        ...
-
-
-def lease_routes(*, leases: Leases, peers: PeerSource, refuser: Refuser, clock: Clock) -> list[web.RouteDef]:
+def lease_routes(*, leases: Leases, peers: PeerSource, admission: Admitting, clock: Clock) -> list[web.RouteDef]:
     """Return the routes of leases."""
-    handler = _LeaseHandler(leases=leases, peers=peers, refuser=refuser, clock=clock)
+    handler = _LeaseHandler(leases=leases, peers=peers, admission=admission, clock=clock)
     return [web.get(LEASES_PATH, handler.show, allow_head=False), web.delete(LEASE_PATH, handler.revoke)]
 
 
@@ -50,7 +42,7 @@ def lease_routes(*, leases: Leases, peers: PeerSource, refuser: Refuser, clock: 
 class _LeaseHandler:
     leases: Leases
     peers: PeerSource
-    refuser: Refuser
+    admission: Admitting
     clock: Clock
 
     async def show(self, request: web.Request) -> web.Response:
@@ -73,9 +65,10 @@ class _LeaseHandler:
         try:
             peer = self.peers.peer_of(request, now=self.clock.now())
         except IdentityRefusedError as error:
-            await self.refuser.refuse_identity(error, address=address, request=instance)
+            await self.admission.refuse_identity(error, address=address, request=instance)
             raise
         facts_of(request).identity = peer.name
+        await self.admission.slow(peer, EventKind.LEASE, address=address, request=instance)
         return peer
 
 

@@ -6,7 +6,7 @@ a refused certificate, and a trail that can't be written.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 from urllib.parse import parse_qsl
@@ -15,6 +15,7 @@ from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from broker.admission import Address
+from broker.audit.event import EventKind
 from broker.clock import Clock
 from broker.errors import (
     BrokerError,
@@ -26,7 +27,7 @@ from broker.errors import (
 from broker.issue import IssuedToken, IssueToken
 from broker.web.middleware import facts_of
 from broker.web.problems import OUTCOME
-from broker.web.routes import PeerSource, address_of
+from broker.web.routes import Admitting, PeerSource, address_of
 
 TOKEN_PATH: Final = "/oauth2/token"  # noqa: S105  A path, not a credential.
 METADATA_PATH: Final = "/.well-known/oauth-authorization-server"
@@ -59,7 +60,7 @@ class _TokenEndpoint:
     peers: PeerSource
     clock: Clock
     request_id_of: Callable[[web.Request], str]
-    refuse_identity: Callable[..., Awaitable[None]]
+    admission: Admitting
     body_seconds: float
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -69,9 +70,10 @@ class _TokenEndpoint:
         try:
             peer = self.peers.peer_of(request, now=self.clock.now())
         except IdentityRefusedError as error:
-            await self.refuse_identity(error, address=address, request=instance)
+            await self.admission.refuse_identity(error, address=address, request=instance)
             raise
         facts_of(request).identity = peer.name
+        await self.admission.slow(peer, EventKind.TOKEN, address=address, request=instance)
         try:
             form = await _form(request, seconds=self.body_seconds)
             issued = await self.issue.issue(
@@ -101,7 +103,7 @@ def oauth_routes(
     jwks: Mapping[str, Any],
     issuer: str,
     request_id_of: Callable[[web.Request], str],
-    refuse_identity: Callable[..., Awaitable[None]],
+    admission: Admitting,
     body_seconds: float = 10.0,
 ) -> list[web.RouteDef]:
     """Return the routes of the token endpoint, its metadata (RFC 8414) and its keys (RFC 7517)."""
@@ -110,7 +112,7 @@ def oauth_routes(
         peers=peers,
         clock=clock,
         request_id_of=request_id_of,
-        refuse_identity=refuse_identity,
+        admission=admission,
         body_seconds=body_seconds,
     )
     keys, described = json.dumps(jwks).encode(), json.dumps(metadata(issuer)).encode()

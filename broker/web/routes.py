@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from broker.admission import Address
+from broker.audit.event import EventKind
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError, MalformedReferenceError
 from broker.identity import PeerIdentity
@@ -42,6 +43,18 @@ class PeerSource(Protocol):
 
     def peer_of(self, request: web.Request, *, now: float) -> PeerIdentity:
         """Return the peer, as its certificate proves it at `now`. Raises: IdentityRefusedError."""
+        ...
+
+
+class Admitting(Protocol):
+    """Lets nobody in who has no identity, and nobody who asks too often."""
+
+    async def slow(self, peer: PeerIdentity, kind: EventKind, *, address: Address, request: str) -> None:
+        """Return when `peer` may ask now. Raises: ThrottledError, AuditUnavailableError."""
+        ...
+
+    async def refuse_identity(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
+        """Put on record that a connection's certificate is no identity. Raises: AuditUnavailableError."""
         ...
 
 

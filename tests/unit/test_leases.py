@@ -18,6 +18,7 @@ from broker.errors import (
     StateUnavailableError,
     UpstreamDeniedError,
 )
+from broker.fair_queue import FairQueue, FairQueues
 from broker.leases.book import LeaseSettings
 from broker.leases.held import Asker
 from broker.leases.leases import Leases
@@ -132,6 +133,7 @@ class Desk:
         self.trail = FakeTrail()
         self.metrics = fake_metrics()
         self.settings = LeaseSettings()
+        self.queue = FairQueue(at_once=32, max_waiting=10_000, max_waiting_each=1024)
         self.leases = self.restart()
 
     @property
@@ -146,6 +148,7 @@ class Desk:
             trail=self.trail,
             metrics=self.metrics,
             clock=self.clock,
+            queues=FairQueues({"vault": self.queue}),
             settings=self.settings,
         )
         return self.leases

@@ -69,7 +69,7 @@ def routes_of_oauth() -> list[web.RouteDef]:
         jwks={"keys": []},
         issuer="https://broker.example",
         request_id_of=request_id_of,
-        refuse_identity=None,
+        admission=None,
     )
 
 
@@ -101,7 +101,7 @@ def test_its_routes_are_the_routes_of_both_listeners(document: Document) -> None
         allowed_hosts=None,
         extra_routes=[
             *routes_of_oauth(),
-            *lease_routes(leases=None, peers=FakePeers(), refuser=None, clock=clock),
+            *lease_routes(leases=None, peers=FakePeers(), admission=None, clock=clock),
             *order_routes(orders=None, peers=FakePeers(), clock=clock, refuse_identity=None),
             *watch_routes(WatchHandler(watch=None, feed=None, peers=FakePeers(), clock=clock)),
         ],

@@ -23,6 +23,7 @@ from broker.errors import (
     TokenRefusedError,
     UpstreamDeniedError,
 )
+from broker.fair_queue import FairQueues
 from broker.identity import IdentityKind, PeerIdentity
 from broker.pattern import parse_pattern
 from broker.policy.decision import Allow
@@ -76,7 +77,7 @@ class Bench:
                 clock=self.clock,
             ),
             policy=self.policy,
-            sources=Sources(cache=self.cache, leases=NoLeases(), providers=providers, queues={}),
+            sources=Sources(cache=self.cache, leases=NoLeases(), providers=providers, queues=FairQueues({})),
             trail=self.trail,
             fingerprints=FakeFingerprints(),
             metrics=self.metrics,

@@ -11,7 +11,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from broker.admission import Address
-from broker.errors import IdentityRefusedError, IdentityRefusedReason
+from broker.audit.event import EventKind
+from broker.errors import IdentityRefusedError, IdentityRefusedReason, ThrottledError
 from broker.identity import PeerIdentity
 from broker.issue import IssueToken
 from broker.policy.current import CurrentPolicy
@@ -41,10 +42,16 @@ class Bench:
         self.trail = FakeTrail()
         self.peers = FakePeers()
         self.refused: list[str] = []
+        self.asks_too_often = False
         self.client: TestClient[web.Request, web.Application]
 
     async def refuse_identity(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
         self.refused.append(f"{error.reason} {address} {len(request)}")
+
+    async def slow(self, peer: PeerIdentity, kind: EventKind, *, address: Address, request: str) -> None:
+        assert kind is EventKind.TOKEN
+        if self.asks_too_often:
+            raise ThrottledError("this identity asks too often", retry_after=1.5, is_news=False)
 
     def app(self) -> web.Application:
         issue = IssueToken(
@@ -67,7 +74,7 @@ class Bench:
                 jwks=public_jwks({KEY.kid: KEY}),
                 issuer=ISSUER,
                 request_id_of=request_id_of,
-                refuse_identity=self.refuse_identity,
+                admission=self,
                 body_seconds=0.2,
             )
         )
@@ -104,6 +111,14 @@ async def test_a_token_comes_in_the_shape_of_rfc_6749_and_is_not_kept(bench: Ben
     assert headers["Content-Type"].split(";")[0] == "application/json"
     assert not {"ETag", "Last-Modified"} & set(headers)
     assert bench.counted("issued") == 1
+
+
+async def test_an_identity_that_asks_too_often_gets_no_token_and_the_time_to_wait(bench: Bench) -> None:
+    bench.asks_too_often = True
+    status, answer, headers = await bench.ask(urlencode(GOOD))
+    assert (status, answer["code"]) == (429, "rate_limited")
+    assert int(headers["Retry-After"]) >= 2
+    assert bench.trail.events == []
 
 
 async def test_the_form_is_decoded_once_and_the_scope_once_more(bench: Bench) -> None:

@@ -16,6 +16,7 @@ from broker.admission import Admission
 from broker.audit.event import Outcome
 from broker.cache import Cache
 from broker.errors import IdentityRefusedError, IdentityRefusedReason, SourceUnavailableError
+from broker.fair_queue import FairQueues
 from broker.logs import EventRecord
 from broker.policy.decision import Allow
 from broker.resolve import ResolveReferences
@@ -72,7 +73,7 @@ class Bench:
             ),
             policy=self.policy,
             sources=Sources(
-                cache=cache, leases=NoLeases(), providers={"vault": self.vault, "env": self.env}, queues={}
+                cache=cache, leases=NoLeases(), providers={"vault": self.vault, "env": self.env}, queues=FairQueues({})
             ),
             trail=self.trail,
             fingerprints=FakeFingerprints(),
