@@ -20,7 +20,8 @@ from broker.store.thread import StoreThread
 from broker.store.writer_lock import WriterLock
 
 _T = TypeVar("_T")
-_INSERT: Final = f"INSERT INTO record ({RECORD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  Two constants.
+_INSERT: Final = f"INSERT INTO record ({RECORD_COLUMNS}) VALUES "  # noqa: S608  A constant.
+_ROW: Final = "(?, ?, ?, ?, ?, ?, ?, ?)"
 _UNREADABLE: Final = {"SQLITE_NOTADB", "SQLITE_CORRUPT"}
 
 
@@ -53,16 +54,19 @@ class SqliteTrailStore:
 
     async def commit(self, records: Sequence[TrailRecord], /) -> None:
         """Make all of `records` durable, or none. Raises: AuditUnavailableError."""
-        rows = [
-            (one.trail_id, one.seq, one.time_ms, one.kind, one.outcome, one.identity, one.body, one.hash)
+        values = [
+            value
             for one in records
+            for value in (one.trail_id, one.seq, one.time_ms, one.kind, one.outcome, one.identity, one.body, one.hash)
         ]
-        await self._call(lambda: self._write(_INSERT, rows))
+        # One statement for all: the thread gives the interpreter away and asks for it back at each step of a statement.
+        statement = _INSERT + ", ".join([_ROW] * len(records))
+        await self._call(lambda: self._write(statement, values))
 
     async def save_checkpoint(self, note: bytes, /, *, trail_id: str, size: int) -> None:
         """Make a signed checkpoint durable. Raises: AuditUnavailableError."""
         statement = "INSERT INTO checkpoint (trail_id, size, note) VALUES (?, ?, ?)"
-        await self._call(lambda: self._write(statement, [(trail_id, size, note)]))
+        await self._call(lambda: self._write(statement, (trail_id, size, note)))
 
     async def aclose(self) -> None:
         """Finish what was asked, close the database, and give the lock back; a second call does nothing."""
@@ -98,17 +102,10 @@ class SqliteTrailStore:
             raise self._unavailable(error) from None
         return Head(trail_id=row[0], seq=row[1], hash=row[2], first=first[0] if first else b"{}")
 
-    def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+    def _write(self, statement: str, values: Sequence[object]) -> None:
         try:
-            connection = self._usable()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                connection.executemany(statement, rows)
-                connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-                raise
+            # A statement outside of a transaction is one of its own, and durable when it returns.
+            self._usable().execute(statement, values)
         except sqlite3.Error as error:
             raise self._unavailable(error) from None
 
