@@ -97,12 +97,12 @@ class Sources:
         waiting = [source for source in clocks if source not in readings]
         if waiting:
             references = _by_source(decisions)
-            fetched = await asyncio.gather(
-                *(
-                    self._fetch(source, clocks[source], freshness.versions.get(source), asker, references[source])
-                    for source in waiting
-                )
-            )
+            reads = [
+                self._fetch(source, clocks[source], freshness.versions.get(source), asker, references[source])
+                for source in waiting
+            ]
+            # One alone needs no task of its own.
+            fetched = [await reads[0]] if len(reads) == 1 else await asyncio.gather(*reads)
             readings.update(zip(waiting, fetched, strict=True))
         return readings
 

@@ -5,7 +5,6 @@ methods awaitable. Some of hvac's methods break silently that way (`is_authentic
 that this package calls were tried.
 """
 
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -14,7 +13,7 @@ import hvac.adapters
 
 from broker.errors import SourceUnavailableError
 from broker.providers.vault.answers import StoreAnswerError
-from broker.providers.vault.request import StoreRequest
+from broker.providers.vault.request import StoreRequest, is_about_token
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.transport import StoreTransport
 
@@ -61,19 +60,18 @@ class AsyncAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no 
 
         """
         del raise_exception
+        namespace = self._login_namespace if is_about_token(url) else self.namespace
+        mine = {"X-Vault-Token": self.token, "X-Vault-Namespace": namespace}
         request = StoreRequest(
             method=method.upper(),
             path=url,
-            headers={**_HEADERS, **(headers or {})},
+            headers={**{name: value for name, value in mine.items() if value}, **_HEADERS, **(headers or {})},
             params=kwargs.get("params"),
             body=kwargs.get("json"),
             repeatable=kwargs.get("repeatable", False),
             mount=kwargs.get("mount", ""),
         )
-        namespace = self._login_namespace if request.is_about_token else self.namespace
-        mine = {"X-Vault-Token": self.token, "X-Vault-Namespace": namespace}
-        headers = {**{name: value for name, value in mine.items() if value}, **request.headers}
-        response = await self._transport.send(replace(request, headers=headers))
+        response = await self._transport.send(request)
         if response.is_redirect:
             message = (
                 "the store redirects to another address, as a standby does that can't pass a request on to its leader; "

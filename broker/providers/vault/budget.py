@@ -28,8 +28,8 @@ class Budget:
         self._at = clock.monotonic()
         self._level = self._capacity(per_second)
         # Only the first in each line watches the bucket; the others wait behind it, in order.
-        self._readers = asyncio.Lock()
-        self._reserved = asyncio.Lock()
+        self._lines = {reserved: asyncio.Lock() for reserved in (False, True)}
+        self._waiting = {False: 0, True: 0}
 
     @property
     def rate(self) -> float:
@@ -38,15 +38,26 @@ class Budget:
 
     async def take(self, *, reserved: bool) -> None:
         """Return when one request may be sent; `reserved` ones may empty the bucket, others leave the reserve."""
-        line = self._reserved if reserved else self._readers
-        waits = line.locked()
-        async with line:
-            while (lacking := self._lacking(reserved=reserved)) > _ROUNDING:
-                waits = True
-                await asyncio.sleep(lacking / self.rate)
-            self._level -= 1
-        if waits:
-            self.throttled += 1
+        if self.take_at_once(reserved=reserved):
+            return
+        self._waiting[reserved] += 1
+        try:
+            async with self._lines[reserved]:
+                lacking = self._lacking(reserved=reserved)
+                while lacking > _ROUNDING:
+                    await asyncio.sleep(lacking / self.rate)
+                    lacking = self._lacking(reserved=reserved)
+                self._level -= 1
+        finally:
+            self._waiting[reserved] -= 1
+        self.throttled += 1
+
+    def take_at_once(self, *, reserved: bool) -> bool:
+        """Take what one request needs if it is there and nobody waits for it; return whether it was."""
+        if self._waiting[reserved] or self._lacking(reserved=reserved) > _ROUNDING:
+            return False
+        self._level -= 1
+        return True
 
     def drain(self) -> None:
         """Empty the bucket, so that from now on no second sees more than its rate."""

@@ -33,7 +33,8 @@ class StoreConnection:
                 total=limits.total_seconds,
                 connect=limits.connect_seconds,
                 sock_connect=limits.connect_seconds,
-                sock_read=limits.read_seconds,
+                # A time for each part says nothing more where the whole has to come as fast.
+                sock_read=limits.read_seconds if limits.read_seconds < limits.total_seconds else None,
             )
             for patience, limits in settings.timeouts.items()
         }
@@ -49,11 +50,13 @@ class StoreConnection:
             SecretUnusableError: The secret is larger than an answer may be.
 
         """
-        async with self._sessions.use() as sessions:
-            try:
-                return await self._ask(sessions, address, request)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise failure_of(error) from None
+        sessions = await self._sessions.borrow()
+        try:
+            return await self._ask(sessions, address, request)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise failure_of(error) from None
+        finally:
+            await self._sessions.give_back(sessions)
 
     async def _ask(self, sessions: Sessions, address: str, request: StoreRequest) -> StoreResponse:
         proxied = address in self._through_proxy

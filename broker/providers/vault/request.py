@@ -1,7 +1,7 @@
 """One request to a store, and its answer, before anybody has decided what they mean."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
 from broker.providers.vault.answers import TOO_MANY, is_outage, is_shut_place, state_of, stopped_by_itself
@@ -30,6 +30,8 @@ _TOKENS: Final = "/v1/auth/token/"
 _IDENTIFIED: Final = frozenset({"renew", "login"})
 # A GET of these changes nothing at the store, whoever sends it.
 _ASKS_ONLY: Final = frozenset({"lookup", "mounts", "health"})
+# Paths of the store itself; anything else is a secret's.
+_OF_THE_STORE: Final = ("/v1/auth/", "/v1/sys/")
 _OK: Final = 200
 _REDIRECTS: Final = range(300, 400)
 # What a health document is sent with by a store that serves, the last two by a standby.
@@ -50,6 +52,8 @@ class StoreRequest:
     `repeatable` is said by whoever knows the engine: a GET of a secret may be sent twice, a GET that mints
     a credential may not, and both look alike. `mount` is where it goes, if it goes to a mount: its path may
     lead through namespaces, which the path of the request alone does not tell.
+
+    `operation` is the name that metrics give to it, and `place` what is shut or limited when it is.
     """
 
     method: str
@@ -59,17 +63,17 @@ class StoreRequest:
     body: object = None
     repeatable: bool = False
     mount: str = ""
+    # Kept, because every decision about a request on its way asks for them again.
+    operation: str = field(init=False)
+    place: Place = field(init=False)
 
-    @property
-    def place(self) -> Place:
-        """Return what is shut or limited when this request is."""
+    def __post_init__(self) -> None:
+        """Note what it is for, and where it goes."""
+        operation = _operation_of(self.path)
+        object.__setattr__(self, "operation", operation)
         # No mount begins with a slash.
-        return Place(self.headers.get("X-Vault-Namespace", ""), self.mount or f"/{self.operation}")
-
-    @property
-    def operation(self) -> str:
-        """Return the name that metrics give to this request."""
-        return next((name for prefix, name in _OPERATIONS if self.path.startswith(prefix)), "read")
+        place = Place(self.headers.get("X-Vault-Namespace", ""), self.mount or f"/{operation}")
+        object.__setattr__(self, "place", place)
 
     @property
     def may_repeat(self) -> bool:
@@ -84,7 +88,7 @@ class StoreRequest:
     @property
     def is_about_token(self) -> bool:
         """Tell whether this request belongs to the namespace of the auth method."""
-        return self.operation in _OF_THE_TOKEN or self.path.startswith(_TOKENS)
+        return is_about_token(self.path)
 
     @property
     def is_identified(self) -> bool:
@@ -146,3 +150,15 @@ class StoreResponse:
         """Tell whether the store surely did nothing, so that even a request that mints may be sent elsewhere."""
         # 502 and 504 come from something before the store, which may have passed the request on.
         return self.is_outage and self.status not in {502, 504}
+
+
+def is_about_token(path: str) -> bool:
+    """Tell whether a request for an encoded `path` belongs to the namespace of the auth method."""
+    return _operation_of(path) in _OF_THE_TOKEN or path.startswith(_TOKENS)
+
+
+def _operation_of(path: str) -> str:
+    """Return the name that metrics give to a request for an encoded `path`."""
+    if not path.startswith(_OF_THE_STORE):
+        return "read"
+    return next((name for prefix, name in _OPERATIONS if path.startswith(prefix)), "read")

@@ -1,8 +1,6 @@
 """The aiohttp sessions of one store: made in the running loop, and made anew when a file on the way changes."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,9 +53,8 @@ class SessionPool:
         self._looked = float("-inf")
         self._closed = False
 
-    @asynccontextmanager
-    async def use(self) -> AsyncIterator[Sessions]:
-        """Lend the sessions for one request.
+    async def borrow(self) -> Sessions:
+        """Lend the sessions for one request, which ends with `give_back`.
 
         Raises:
             SourceUnavailableError: A file can't be used, or the broker has closed its connections.
@@ -65,12 +62,13 @@ class SessionPool:
         """
         sessions = await self._fresh()
         sessions.users += 1
-        try:
-            yield sessions
-        finally:
-            sessions.users -= 1
-            if sessions.is_old and not sessions.users:
-                await sessions.aclose()
+        return sessions
+
+    async def give_back(self, sessions: Sessions) -> None:
+        """Close the sessions that were lent if they are old and nobody else uses them."""
+        sessions.users -= 1
+        if sessions.is_old and not sessions.users:
+            await sessions.aclose()
 
     async def aclose(self) -> None:
         """Close everything for good; a second call does nothing."""

@@ -1,8 +1,5 @@
 """The way to one store: within the budget, at the address that serves, and nothing that mints sent twice."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import Final
 
@@ -19,6 +16,7 @@ from broker.providers.vault.rate_limits import RateLimitedError, RateLimits
 from broker.providers.vault.request import StoreRequest, StoreResponse
 from broker.providers.vault.sessions import SessionPool
 from broker.providers.vault.settings import VaultSettings
+from broker.providers.vault.turns import Turns
 
 _OUTCOMES: Final = {200: "ok", 204: "ok", 400: "invalid", 403: "denied", 404: "missing"}
 _HEALTH: Final = StoreRequest(method="GET", path="/v1/sys/health", headers={"X-Vault-Request": "true"})
@@ -32,14 +30,16 @@ class StoreTransport:
 
     def __init__(self, *, settings: VaultSettings, clock: Clock, observer: UpstreamObserver) -> None:
         """Keep the settings; connections are made in the running loop, at the first request."""
-        self._settings = settings
         self._clock = clock
         self._observer = observer
+        self._seconds = {patience: limits.total_seconds for patience, limits in settings.timeouts.items()}
         self._budget = Budget(per_second=settings.requests_per_second, clock=clock)
-        # One connection is left for logins and renewals, however many reads hang; reads that hang at one address
-        # keep nobody from another.
-        slots = max(1, settings.max_connections - 1)
-        self._slots = {address: asyncio.Semaphore(slots) for address in settings.endpoints}
+        self._turns = Turns(
+            budget=self._budget,
+            addresses=settings.endpoints,
+            max_connections=settings.max_connections,
+            observer=observer,
+        )
         self._sessions = SessionPool(settings=settings, clock=clock, observer=observer)
         self._progress = SeenProgress()
         self._connection = StoreConnection(settings=settings, sessions=self._sessions, clock=clock)
@@ -58,10 +58,8 @@ class StoreTransport:
             wait_seconds=settings.total_seconds,
             clock=clock,
         )
-        self._throttled = 0
         self._told: tuple[bool, int, float] | None = None
         self._tell_state()
-        self._count_budget()
 
     @property
     def is_away(self) -> bool:
@@ -106,7 +104,7 @@ class StoreTransport:
             if request.operation != "health":
                 await self._limits.enter(request.place, reserved=request.is_reserved)
         except RateLimitedError:
-            self._count_budget(refused=1)
+            self._turns.refused()
             raise
 
     def _judge(self, permit: Permit, request: StoreRequest, response: StoreResponse) -> None:
@@ -195,47 +193,31 @@ class StoreTransport:
         return _HEALTHS.get(response.status, Health.DOWN)
 
     async def _send_once(self, address: str, request: StoreRequest) -> StoreResponse:
-        async with self._turn(address, request):
-            began = self._clock.monotonic()
-            outcome = "unavailable"
-            try:
-                sent = self._progress.require(request)
-                response = await self._connection.exchange(address, sent)
-                self._progress.saw(sent, response)
-                outcome = _OUTCOMES.get(response.status, "unavailable")
-            except SecretUnusableError:
-                outcome = "invalid"
-                raise
-            except WayError as error:
-                if error.alarm:
-                    self._observer.upstream_alarm(provider="vault", alarm=error.alarm)
-                raise
-            finally:
-                seconds = self._clock.monotonic() - began
-                self._observer.upstream_request(
-                    provider="vault", operation=request.operation, outcome=outcome, seconds=seconds
-                )
-        return response
-
-    @asynccontextmanager
-    async def _turn(self, address: str, request: StoreRequest) -> AsyncIterator[None]:
-        """Wait for a connection and for the budget, at most as long as one request may take."""
+        reserved = request.is_reserved
+        await self._turns.take(address, reserved=reserved, seconds=self._seconds[request.patience])
         try:
-            async with (
-                asyncio.timeout(self._settings.timeouts[request.patience].total_seconds) as limit,
-                nullcontext() if request.is_reserved else self._slots[address],
-            ):
-                await self._budget.take(reserved=request.is_reserved)
-                if self._budget.throttled != self._throttled:
-                    self._count_budget()
-                limit.reschedule(None)
-                yield
-        except TimeoutError:
-            self._count_budget(refused=1)
-            message = "more reads wait for the store than the broker's budget lets through in time"
-            raise NoTurnError(message, retry_after=1.0) from None
+            return await self._exchange(address, request)
+        finally:
+            self._turns.give_back(address, reserved=reserved)
 
-    def _count_budget(self, *, refused: int = 0) -> None:
-        throttled, self._throttled = self._budget.throttled - self._throttled, self._budget.throttled
-        rate = self._settings.requests_per_second
-        self._observer.upstream_budget(provider="vault", per_second=rate, throttled=throttled, refused=refused)
+    async def _exchange(self, address: str, request: StoreRequest) -> StoreResponse:
+        began = self._clock.monotonic()
+        outcome = "unavailable"
+        try:
+            sent = self._progress.require(request)
+            response = await self._connection.exchange(address, sent)
+            self._progress.saw(sent, response)
+            outcome = _OUTCOMES.get(response.status, "unavailable")
+        except SecretUnusableError:
+            outcome = "invalid"
+            raise
+        except WayError as error:
+            if error.alarm:
+                self._observer.upstream_alarm(provider="vault", alarm=error.alarm)
+            raise
+        finally:
+            seconds = self._clock.monotonic() - began
+            self._observer.upstream_request(
+                provider="vault", operation=request.operation, outcome=outcome, seconds=seconds
+            )
+        return response
