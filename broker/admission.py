@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
-from broker.audit.event import AuditEvent, EventKind, Outcome
+from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome
 from broker.clock import Clock
 from broker.errors import (
     IdentityRefusedError,
@@ -59,14 +59,6 @@ class Verifier(Protocol):
         ...
 
 
-class Trail(Protocol):
-    """Makes events durable."""
-
-    async def append(self, event: AuditEvent, /) -> None:
-        """Return when `event` is durable. Raises: AuditUnavailableError."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
     """Who asks, once it is proved; `ends_at` is the wall time at which the certificate or the token ends."""
@@ -89,7 +81,7 @@ class Admission:
         policy: PolicySource,
         verifier: Verifier,
         throttle: Throttle,
-        trail: Trail,
+        trail: EventSink,
         metrics: Metrics,
         clock: Clock,
     ) -> None:

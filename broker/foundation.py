@@ -6,6 +6,7 @@ from importlib.metadata import version
 from prometheus_client import CollectorRegistry
 
 from broker.audit.checkpoint import CheckpointKey
+from broker.audit.event import EventSink
 from broker.audit.trail import Trail
 from broker.clock import Clock
 from broker.config import Settings
@@ -16,7 +17,6 @@ from broker.parts import private_directory, tls_files, tracing_of
 from broker.policy.current import CurrentPolicy
 from broker.policy_file import load_policy
 from broker.tracing import Tracing
-from broker.tracing import Trail as AnyTrail
 from broker.web.credentials import Credentials
 
 
@@ -50,7 +50,7 @@ class Foundation:
     tracing: Tracing | None
 
     @property
-    def traced_trail(self) -> AnyTrail:
+    def traced_trail(self) -> EventSink:
         """Return the trail for what answers requests: with a span around each wait, where there are traces."""
         return self.trail if self.tracing is None else self.tracing.trail(self.trail)
 

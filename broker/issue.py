@@ -2,9 +2,9 @@
 
 import secrets
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
-from broker.audit.event import AuditEvent, EventKind, Outcome
+from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome
 from broker.clock import Clock
 from broker.errors import BrokerError, InvalidClientError, ScopeRefusedError, UnauthorizedClientError
 from broker.identity import PeerIdentity
@@ -15,14 +15,6 @@ from broker.series.tokens import TokenSeries
 from broker.tokens import MAX_TOKEN_CHARACTERS, SigningKey, TokenClaims, sign_token
 
 _TOKEN_ID_BYTES: Final = 16
-
-
-class EventSink(Protocol):
-    """Where events are made durable."""
-
-    async def append(self, event: AuditEvent) -> None:
-        """Return when `event` is durable. Raises: AuditUnavailableError."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

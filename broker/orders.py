@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-from broker.audit.event import AuditEvent, EventKind, Outcome, ReferenceRecord
+from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
 from broker.clock import Clock
 from broker.errors import NotAdministratorError, OrderRateError
 from broker.identity import PeerIdentity
@@ -74,14 +74,6 @@ class PolicySource(Protocol):
     @property
     def current(self) -> Policy:
         """Return the policy in force now."""
-        ...
-
-
-class EventSink(Protocol):
-    """Makes events durable."""
-
-    async def append(self, event: AuditEvent, /) -> None:
-        """Return when `event` is durable. Raises: AuditUnavailableError."""
         ...
 
 

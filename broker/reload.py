@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
 
-from broker.audit.event import AuditEvent, EventKind, Outcome
+from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome
 from broker.errors import AuditUnavailableError
 from broker.logs import EventLogger
 from broker.series.reloads import ReloadSeries
@@ -74,14 +74,6 @@ class Part(Protocol):
 
     def read(self) -> Sequence[Accepted | Refused]:
         """Read and check everything, and change nothing. Blocks."""
-        ...
-
-
-class EventSink(Protocol):
-    """Where the outcome of a reload is recorded."""
-
-    async def append(self, event: AuditEvent) -> None:
-        """Return when `event` is durable."""
         ...
 
 

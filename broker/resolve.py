@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from broker.admission import Address, Admission, Admitted, Policy, PolicySource, Trail
-from broker.audit.event import AuditEvent, EventKind, Outcome, ReferenceRecord
+from broker.admission import Address, Admission, Admitted, Policy, PolicySource
+from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
 from broker.errors import FetchError, IdentityRefusedError, MalformedReferenceError, ReferenceCountError
 from broker.identity import PeerIdentity
 from broker.leases.held import Asker
@@ -66,7 +66,7 @@ class ResolveReferences:
         admission: Admission,
         policy: PolicySource,
         sources: Sources,
-        trail: Trail,
+        trail: EventSink,
         fingerprints: Fingerprints,
         metrics: Metrics,
         max_references: int,

@@ -8,12 +8,12 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from broker.audit.event import AuditEvent
+from broker.audit.event import AuditEvent, EventSink
 from broker.config import TracingSettings
 from broker.errors import BrokerError
 from broker.escape import clean
@@ -36,14 +36,6 @@ if TYPE_CHECKING:
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"})
 _SERVER_ERROR: Final = 500
 _EXPORT_SECONDS: Final = 5.0
-
-
-class Trail(Protocol):
-    """Makes events durable."""
-
-    async def append(self, event: AuditEvent, /) -> None:
-        """Return when `event` is durable. Raises: AuditUnavailableError."""
-        ...
 
 
 class Tracing:
@@ -97,7 +89,7 @@ class Tracing:
         """Return `providers` with a span around each read."""
         return {scheme: _TracedProvider(scheme, provider, self._span) for scheme, provider in providers.items()}
 
-    def trail(self, trail: Trail) -> Trail:
+    def trail(self, trail: EventSink) -> EventSink:
         """Return `trail` with a span around each wait for durability."""
         return _TracedTrail(trail, self._span)
 
@@ -198,7 +190,7 @@ class _TracedProvider:
 class _TracedTrail:
     """A trail whose waits are spans."""
 
-    def __init__(self, trail: Trail, span: "_Spans") -> None:
+    def __init__(self, trail: EventSink, span: "_Spans") -> None:
         self._trail = trail
         self._span = span
 

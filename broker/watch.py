@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from broker.admission import Address, Admission, Admitted, PolicySource, Trail
-from broker.audit.event import AuditEvent, EventKind, Outcome, ReferenceRecord
+from broker.admission import Address, Admission, Admitted, PolicySource
+from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
 from broker.changes import ChangeFeed, Subscription
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError, MalformedReferenceError, ReferenceCountError, ThrottledError
@@ -48,7 +48,7 @@ class WatchReferences:
         admission: Admission,
         policy: PolicySource,
         feed: ChangeFeed,
-        trail: Trail,
+        trail: EventSink,
         clock: Clock,
         limits: WatchLimits,
     ) -> None:

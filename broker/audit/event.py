@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 
 from broker.escape import clean
 
@@ -114,6 +114,14 @@ class AuditEvent:
     token: str = ""
     references: tuple[ReferenceRecord, ...] = ()
     details: dict[str, str | int] = field(default_factory=dict)
+
+
+class EventSink(Protocol):
+    """Makes events durable."""
+
+    async def append(self, event: AuditEvent, /) -> None:
+        """Return when `event` is durable. Raises: AuditUnavailableError."""
+        ...
 
 
 def rfc3339(milliseconds: int) -> str:

@@ -5,9 +5,9 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
-from broker.audit.event import AuditEvent, EventKind, Outcome, ReferenceRecord
+from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
 from broker.clock import Clock
 from broker.errors import AuditUnavailableError, StateUnavailableError
 from broker.identity import IdentityKind
@@ -17,14 +17,6 @@ from broker.logs import EventLogger
 from broker.series.upstream import LeaseSeries
 
 _LOG: Final = EventLogger("broker.leases")
-
-
-class Trail(Protocol):
-    """Makes events durable."""
-
-    async def append(self, event: AuditEvent, /) -> None:
-        """Return when `event` is durable. Raises: AuditUnavailableError."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +41,7 @@ class LeaseBook:
     """Keep the leases and the moments at which something has to happen to them."""
 
     def __init__(
-        self, *, store: LeaseStore, trail: Trail, metrics: LeaseSeries, clock: Clock, settings: LeaseSettings
+        self, *, store: LeaseStore, trail: EventSink, metrics: LeaseSeries, clock: Clock, settings: LeaseSettings
     ) -> None:
         """Keep the collaborators; `open` reads what an earlier process has left."""
         self._store = store

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from broker.audit.event import EventSink
 from broker.clock import Clock
 from broker.errors import LeaseUnknownError
 from broker.fair_queue import FairQueues
 from broker.identity import PeerIdentity
-from broker.leases.book import LeaseBook, LeaseSettings, Trail
+from broker.leases.book import LeaseBook, LeaseSettings
 from broker.leases.held import Asker
 from broker.leases.minting import Minting
 from broker.leases.record import LeaseReason, LeaseRecord, LeaseState, LeaseStore
@@ -29,7 +30,7 @@ class Leases:
         store: LeaseStore,
         providers: Mapping[str, Leasing],
         policy: PolicySource,
-        trail: Trail,
+        trail: EventSink,
         metrics: LeaseSeries,
         clock: Clock,
         queues: FairQueues,
