@@ -12,6 +12,7 @@ from broker.errors import (
     FetchError,
     SettingsInvalidError,
     SourceUnavailableError,
+    StateUnavailableError,
 )
 from broker.verbs import VERBS, parser_of
 
@@ -26,7 +27,7 @@ def exit_status(error: BrokerError) -> int:
     match error:
         case DocumentInvalidError() | SettingsInvalidError():
             return EXIT_BAD_INPUT
-        case SourceUnavailableError() | AuditUnavailableError():
+        case SourceUnavailableError() | AuditUnavailableError() | StateUnavailableError():
             return EXIT_UNAVAILABLE
         case FetchError():
             return EXIT_NO

@@ -1,6 +1,7 @@
 """What has changed at the sources that agents watch: compared once an interval, however many watch."""
 
 import asyncio
+import re
 import secrets
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
@@ -18,6 +19,8 @@ _JOURNAL: Final = 10_000
 _JITTER: Final = 0.1
 # Looks at a source after its last watcher has gone, so that one that comes back misses nothing.
 _LINGER: Final = 10
+# Bounded: Python refuses to read a number of thousands of digits, and a peer may send one.
+_POSITION: Final = re.compile(r"[0-9]{1,18}\Z")
 _GONE: Final = Revision(version=None, mark="gone")
 
 Reread = Callable[[Source, float], Awaitable[Cached]]
@@ -236,13 +239,14 @@ class ChangeFeed:
             subscription.tell(Change(self._number, source, revision.version, gone=revision.is_gone))
 
     def _replay(self, subscription: Subscription, after: str) -> bool:
-        epoch, _, number = after.partition("-")
-        if epoch != self._epoch or not (number.isdecimal() and number.isascii()) or int(number) > self._number:
+        epoch, _, digits = after.partition("-")
+        if epoch != self._epoch or _POSITION.match(digits) is None or int(digits) > self._number:
             return False
+        last_seen = int(digits)
         oldest = self._journal[0].number if self._journal else self._number + 1
-        missed: Iterable[Change] = (change for change in self._journal if change.number > int(number))
+        missed: Iterable[Change] = (change for change in self._journal if change.number > last_seen)
         for change in missed:
             if change.source in subscription.sources:
                 subscription.tell(change)
         began = max((self._since.get(source, self._number + 1) for source in subscription.sources), default=0)
-        return int(number) >= max(oldest - 1, began)
+        return last_seen >= max(oldest - 1, began)

@@ -13,7 +13,7 @@ from broker.identity import PeerIdentity
 from broker.policy.decision import Allow, Deny
 from broker.reference import Reference, Source, parse
 from broker.remembered import Clocks
-from broker.resolution import Item, Require, Resolution, denied_item, malformed_item, resolution_of
+from broker.resolution import WITHHELD, Item, Require, Resolution, denied_item, malformed_item, resolution_of
 from broker.trace_context import audit_details
 
 _RETRY_SECONDS = 5.0
@@ -93,40 +93,38 @@ class WatchReferences:
         references, refused = _parsed(texts)
         policy = self._policy.current
         decisions = self._decide(asker, references)
-        denied = [
-            denied_item(text, references[text], decision, references[text].source.scheme)
-            for text, decision in decisions.items()
-            if isinstance(decision, Deny)
-        ]
-        resolution = resolution_of([*refused, *denied], Require.ALL)
-        await self._record(asker, references, decisions, resolution if refused or denied else None)
-        if refused or denied:
-            return resolution
-        self._count(peer)
-        sources: dict[Source, float] = {}
         for text, decision in decisions.items():
-            if isinstance(decision, Allow):
-                gone_after = Clocks.of(decision.fresh_for, decision.max_stale).gone_after
-                source = references[text].source
-                sources[source] = min(gone_after, sources.get(source, gone_after))
-        known = {references[text].source: version for text, version in versions.items() if text in references}
-        subscription = Subscription(sources, known)
+            if isinstance(decision, Deny):
+                reference = references[text]
+                refused[text] = denied_item(text, reference, decision, reference.source.scheme)
+        records = _records(texts, references, decisions, refused)
+        if refused:
+            resolution = resolution_of(tuple(refused.values()), Require.ALL)
+            await self._record(asker, records, reason=resolution.worst or "")
+            return resolution
+        # Before the record, or it would tell of a watch that there is no room for.
+        self._count(peer.name)
+        try:
+            await self._record(asker, records)
+            known = {references[text].source: version for text, version in versions.items() if text in references}
+            subscription = Subscription(_seconds_by_source(references, decisions), known)
+            resumed = self._feed.subscribe(subscription, after=after)
+        except BaseException:
+            self._count_down(peer.name)
+            raise
         return Watch(
             asker=asker,
             references=references,
             texts=_by_source(references),
             subscription=subscription,
-            resumed=self._feed.subscribe(subscription, after=after),
+            resumed=resumed,
             decided_by=policy,
         )
 
     def stop(self, watch: Watch) -> None:
         """End a watch."""
         self._feed.unsubscribe(watch.subscription)
-        name = watch.asker.peer.name
-        self._watches[name] -= 1
-        if not self._watches[name]:
-            del self._watches[name]
+        self._count_down(watch.asker.peer.name)
 
     def reason_to_end(self, watch: Watch) -> str:
         """Return why a watch may not go on, "" when it may: its token or certificate ended, or policy changed."""
@@ -143,11 +141,16 @@ class WatchReferences:
         """Put on record that a connection's certificate is no identity. Raises: AuditUnavailableError."""
         await self._admission.refuse_identity(error, address=address, request=request)
 
-    def _count(self, peer: PeerIdentity) -> None:
-        if self._watches[peer.name] >= self._limits.max_watches:
+    def _count(self, name: str) -> None:
+        if self._watches[name] >= self._limits.max_watches:
             message = f"this identity has {self._limits.max_watches} watches already; one agent needs one"
             raise ThrottledError(message, retry_after=_RETRY_SECONDS, is_news=False)
-        self._watches[peer.name] += 1
+        self._watches[name] += 1
+
+    def _count_down(self, name: str) -> None:
+        self._watches[name] -= 1
+        if not self._watches[name]:
+            del self._watches[name]
 
     def _decide(self, asker: Admitted, references: Mapping[str, Reference]) -> dict[str, Allow | Deny]:
         decisions = self._policy.current.decide_all(
@@ -155,22 +158,15 @@ class WatchReferences:
         )
         return dict(zip(references, decisions, strict=True))
 
-    async def _record(
-        self,
-        asker: Admitted,
-        references: Mapping[str, Reference],
-        decisions: Mapping[str, Allow | Deny],
-        refusal: Resolution | None,
-    ) -> None:
-        records = [_record_of(references[text], decision) for text, decision in decisions.items()]
+    async def _record(self, asker: Admitted, records: Sequence[ReferenceRecord], *, reason: str = "") -> None:
         event = AuditEvent(
             kind=EventKind.WATCH,
-            outcome=Outcome.SUCCESS if refusal is None else Outcome.FAILURE,
+            outcome=Outcome.FAILURE if reason else Outcome.SUCCESS,
             identity=asker.peer.name,
             environment=asker.environment,
             address=asker.address,
             request=asker.request,
-            reason="" if refusal is None else refusal.worst or "",
+            reason=reason,
             token=asker.token,
             references=tuple(records),
             details=audit_details(),
@@ -178,21 +174,44 @@ class WatchReferences:
         await self._trail.append(event)
 
 
-def _record_of(reference: Reference, decision: Allow | Deny) -> ReferenceRecord:
-    if isinstance(decision, Allow):
-        return ReferenceRecord(reference=reference.text, status="watched", rule=decision.rule)
-    return ReferenceRecord(reference=reference.text, status="denied", reason=decision.reason)
+def _records(
+    texts: Sequence[str],
+    references: Mapping[str, Reference],
+    decisions: Mapping[str, Allow | Deny],
+    refused: Mapping[str, Item],
+) -> list[ReferenceRecord]:
+    """Return what becomes of each reference; one that is refused keeps all others from being watched."""
+    status = WITHHELD if refused else "watched"
+    return [
+        refused[text].record
+        if text in refused
+        else ReferenceRecord(reference=references[text].text, status=status, rule=decisions[text].rule or "")
+        for text in dict.fromkeys(texts)
+    ]
 
 
-def _parsed(texts: Sequence[str]) -> tuple[dict[str, Reference], list[Item]]:
+def _parsed(texts: Sequence[str]) -> tuple[dict[str, Reference], dict[str, Item]]:
     references: dict[str, Reference] = {}
-    refused: list[Item] = []
+    refused: dict[str, Item] = {}
     for text in texts:
         try:
             references[text] = parse(text)
         except MalformedReferenceError as error:
-            refused.append(malformed_item(text, error))
+            refused[text] = malformed_item(text, error)
     return references, refused
+
+
+def _seconds_by_source(
+    references: Mapping[str, Reference], decisions: Mapping[str, Allow | Deny]
+) -> dict[Source, float]:
+    """Return for how long what is read of each source, in order to compare it, may be remembered."""
+    seconds: dict[Source, float] = {}
+    for text, decision in decisions.items():
+        if isinstance(decision, Allow):
+            gone_after = Clocks.of(decision.fresh_for, decision.max_stale).gone_after
+            source = references[text].source
+            seconds[source] = min(gone_after, seconds.get(source, gone_after))
+    return seconds
 
 
 def _by_source(references: Mapping[str, Reference]) -> dict[Source, tuple[str, ...]]:

@@ -200,7 +200,7 @@ def _canonical(reference: str) -> str:
     try:
         return parse(reference).text
     except MalformedReferenceError:
-        # Malformed references are recorded as they were sent.
+        # The trail has no text of one that is malformed, so nothing is found.
         return reference
 
 

@@ -129,7 +129,7 @@ class LeaseBook:
         ]
         await self._store.keep_leases([held.record, *records])
         for other, record in zip(replaced, records, strict=True):
-            other.record, other.reading = record, None
+            other.record, other.reading, other.answered = record, None, None
             self.remind_by_record(other)
         self._live[key] = held
         self._count()

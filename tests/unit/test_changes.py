@@ -124,7 +124,7 @@ async def test_who_comes_back_gets_what_it_missed_and_only_that(store: Store) ->
     assert told(stays) == [(DB, "2", False)]
 
 
-@pytest.mark.parametrize("after", ["", "other-1", "-", "x", "{epoch}-99", "{epoch}-²"])
+@pytest.mark.parametrize("after", ["", "other-1", "-", "x", "{epoch}-99", "{epoch}-²", "{epoch}-" + "9" * 5000])
 async def test_an_id_that_says_nothing_is_told_so(store: Store, after: str) -> None:
     epoch = store.feed.position.partition("-")[0]
     store.watch(APP)

@@ -285,6 +285,8 @@ async def test_one_that_can_live_no_longer_is_replaced_with_an_overlap(desk: Des
     new = await desk.get()
     assert values(new) == (b"user-2", b"pass-2")
     assert [row.state for row in desk.state.rows.values()] == ["superseded", "live"]
+    replaced, _ = desk.leases._book.all()
+    assert (replaced.reading, replaced.answered) == (None, None), "nobody gets its values any more, so none are kept"
     await desk.work(desk.settings.overlap_seconds - 1)
     assert len(desk.mint.leases) == 2
     await desk.work(1)

@@ -9,6 +9,7 @@ from broker.errors import (
     SecretMissingError,
     SettingsInvalidError,
     SourceUnavailableError,
+    StateUnavailableError,
 )
 from broker.verbs import VERBS, parser_of
 
@@ -43,6 +44,7 @@ def test_a_wrong_command_line_ends_with_2(argv: list[str]) -> None:
         (PolicyInvalidError("x"), 3),
         (SourceUnavailableError("x"), 4),
         (AuditUnavailableError("x"), 4),
+        (StateUnavailableError("x"), 4),
         (SecretMissingError("x", part=MissingPart.PATH), 1),
     ],
 )

@@ -11,7 +11,7 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from broker.admission import Admission
-from broker.audit.event import EventKind
+from broker.audit.event import EventKind, Outcome
 from broker.errors import IdentityRefusedError, IdentityRefusedReason
 from broker.policy.decision import Allow
 from broker.reference import Source, parse
@@ -148,8 +148,11 @@ async def test_one_reference_that_is_denied_or_malformed_refuses_the_watch_and_i
     status, document = await bench.refused(TEXT, "env:PAT")
     assert (status, document["code"]) == (403, "reference_denied")
     assert [result["reference"] for result in document["results"]] == ["env:PAT"]
-    assert bench.trail.events[-1].reason == "denied"
+    event = bench.trail.events[-1]
+    assert (event.outcome, event.reason) == (Outcome.FAILURE, "denied")
+    assert [(one.reference, one.status) for one in event.references] == [(TEXT, "withheld"), ("env:PAT", "denied")]
     status, document = await bench.refused("vault:..")
+    assert [(one.reference, one.reason) for one in bench.trail.events[-1].references] == [("", "malformed_at_6")]
     assert (status, document["code"]) == (400, "reference_malformed")
     assert not bench.store.feed._subscriptions
 
@@ -164,6 +167,7 @@ async def test_an_identity_has_a_bounded_number_of_watches(bench: Bench) -> None
     watches = [await bench.open() for _ in range(3)]
     status, document = await bench.refused()
     assert (status, document["code"]) == (429, "rate_limited")
+    assert len(bench.trail.events) == 3, "a watch that there is no room for was not begun"
     watches[0].close()
     async with asyncio.timeout(10):
         while (await bench.open()).status != 200:  # noqa: ASYNC110  As above.
