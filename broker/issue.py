@@ -8,8 +8,9 @@ from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome
 from broker.clock import Clock
 from broker.errors import BrokerError, InvalidClientError, ScopeRefusedError, UnauthorizedClientError
 from broker.identity import PeerIdentity
-from broker.pattern import Pattern, format_scope, parse_scope
+from broker.pattern import Pattern
 from broker.policy.current import CurrentPolicy
+from broker.scope import format_scope, parse_scope
 from broker.secret import SecretValue
 from broker.series.tokens import TokenSeries
 from broker.tokens import MAX_TOKEN_CHARACTERS, SigningKey, TokenClaims, sign_token

@@ -8,32 +8,13 @@ a field covers the secret as a whole and each of its fields, one with a field co
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote, unquote
 
-from broker.errors import MalformedPatternError, MalformedReferenceError, ScopeRefusedError
-from broker.reference import (
-    MAX_REFERENCE_CHARACTERS,
-    PREVIOUS,
-    Reference,
-    Source,
-    Version,
-    cut,
-    read_pointer,
-    read_query,
-    spell,
-)
+from broker.errors import MalformedPatternError, MalformedReferenceError
+from broker.grammar import MAX_REFERENCE_CHARACTERS, PREVIOUS, Version, cut, read_pointer, read_query
+from broker.reference import Reference, Source, spell
+from broker.segments import ANY, ONE, Segments, begins_with, includes, matches, matches_prefix
 
-ONE: Final = "*"
-ANY: Final = "**"
 MAX_ANY: Final = 3
-MAX_SCOPE_CHARACTERS: Final = 4096
-MAX_SCOPE_PATTERNS: Final = 64
-# Two patterns as people write them need a few hundred; the bound keeps the time of the oddest ones small.
-_MAX_INCLUSION_STEPS: Final = 20_000
-# RFC 6749 §3.3 allows neither space, quote nor backslash in a scope token; these need no escape.
-_SCOPE_SAFE: Final = "-._~:/#?=&@!$()*+,;"
-
-Segments = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +35,8 @@ class Pattern:
             self.scheme == source.scheme
             and self.version in (None, source.version)
             and _parameters_covered(self.parameters, source.parameters)
-            and _matches(self.segments, source.segments)
-            and _matches_prefix(self.pointer, reference.pointer)
+            and matches(self.segments, source.segments)
+            and matches_prefix(self.pointer, reference.pointer)
         )
 
     def touches_reference(self, reference: Reference) -> bool:
@@ -64,7 +45,7 @@ class Pattern:
         A reference that names no version may get any number, and one to a whole secret reveals each of its fields.
         """
         return self.touches_source(reference.source) and (
-            _matches_prefix(self.pointer, reference.pointer) or _begins_with(self.pointer, reference.pointer)
+            matches_prefix(self.pointer, reference.pointer) or begins_with(self.pointer, reference.pointer)
         )
 
     def touches_source(self, source: Source) -> bool:
@@ -72,7 +53,7 @@ class Pattern:
         return (
             self.scheme == source.scheme
             and _version_touched(self.version, source.version)
-            and _matches(self.segments, source.segments)
+            and matches(self.segments, source.segments)
         )
 
     def covers_pattern(self, other: "Pattern") -> bool:
@@ -81,9 +62,9 @@ class Pattern:
             self.scheme == other.scheme
             and self.version in (None, other.version)
             and _parameters_covered(self.parameters, other.parameters)
-            and _includes(self.segments, other.segments)
+            and includes(self.segments, other.segments)
             # What a field covers, its parts are covered too: the same as a `**` at the end of both.
-            and _includes((*self.pointer, ANY), (*other.pointer, ANY))
+            and includes((*self.pointer, ANY), (*other.pointer, ANY))
         )
 
 
@@ -116,48 +97,6 @@ def parse_pattern(text: str) -> Pattern:
     return Pattern(parts.scheme, source.segments, pointer, version, parameters, spell(source, pointer, None))
 
 
-def parse_scope(text: str) -> tuple[Pattern, ...]:
-    """Return the patterns of an OAuth scope (RFC 6749 §3.3): one pattern a token, percent-encoded once.
-
-    Raises:
-        ScopeRefusedError: It is empty, too long, or one of its tokens is no pattern in its one spelling.
-
-    """
-    if not text:
-        message = "the scope is empty, which would grant nothing; name the references that the token is for"
-        raise ScopeRefusedError(message)
-    tokens = text.split(" ")
-    if len(text) > MAX_SCOPE_CHARACTERS or len(tokens) > MAX_SCOPE_PATTERNS:
-        message = f"a scope has at most {MAX_SCOPE_CHARACTERS} characters and {MAX_SCOPE_PATTERNS} patterns"
-        raise ScopeRefusedError(message)
-    patterns: dict[str, Pattern] = {}
-    for number, token in enumerate(tokens, start=1):
-        pattern = _scope_token(token, number)
-        patterns[pattern.text] = pattern
-    return tuple(patterns.values())
-
-
-def format_scope(patterns: tuple[Pattern, ...]) -> str:
-    """Return the OAuth scope of `patterns`."""
-    return " ".join(quote(pattern.text, safe=_SCOPE_SAFE) for pattern in patterns)
-
-
-def _scope_token(token: str, number: int) -> Pattern:
-    text = unquote(token, errors="replace")
-    try:
-        # Printed again it has to be the same, so that one pattern has one spelling and nothing hides in an escape.
-        if quote(text, safe=_SCOPE_SAFE) == token:
-            pattern = parse_pattern(text)
-            if pattern.text == text:
-                return pattern
-            message = f"pattern {number} of the scope is not in its canonical spelling"
-            raise ScopeRefusedError(message)
-    except (MalformedPatternError, UnicodeEncodeError):
-        pass
-    message = f"pattern {number} of the scope is no pattern of references in its canonical spelling"
-    raise ScopeRefusedError(message)
-
-
 def _check_wildcards(segments: Sequence[str], at: int) -> None:
     for segment in segments:
         if ONE in segment and segment not in {ONE, ANY}:
@@ -182,107 +121,3 @@ def _parameters_covered(ours: tuple[tuple[str, str], ...], theirs: tuple[tuple[s
         return True
     named = dict(ours)
     return all(named.get(key) in (ONE, value) for key, value in theirs)
-
-
-def _matches(pattern: Segments, segments: Segments) -> bool:
-    """Tell whether `pattern` matches all of `segments`, in at most length times length steps."""
-    if ANY not in pattern:
-        return len(pattern) == len(segments) and all(
-            want in (ONE, have) for want, have in zip(pattern, segments, strict=True)
-        )
-    return _positions(pattern, segments)[-1]
-
-
-def _matches_prefix(pattern: Segments, pointer: Segments) -> bool:
-    """Tell whether `pattern` matches `pointer` or one of its beginnings."""
-    return not pattern or _matches((*pattern, ANY), pointer)
-
-
-def _begins_with(pattern: Segments, pointer: Segments) -> bool:
-    """Tell whether something that `pattern` matches begins with `pointer`."""
-    return any(_positions(pattern, pointer))
-
-
-def _positions(pattern: Segments, segments: Segments) -> list[bool]:
-    """Return, for each beginning of `pattern`, whether it can match all of `segments`."""
-    reached = [True] + [False] * len(pattern)
-    _close(pattern, reached)
-    for segment in segments:
-        following = [False] * len(reached)
-        for at, want in enumerate(pattern):
-            if reached[at] and want == ANY:
-                following[at] = True
-            elif reached[at] and want in (ONE, segment):
-                following[at + 1] = True
-        _close(pattern, following)
-        reached = following
-    return reached
-
-
-def _close(pattern: Segments, reached: list[bool]) -> None:
-    """Let every `**` that is reached stand for nothing."""
-    for at, want in enumerate(pattern):
-        if reached[at] and want == ANY:
-            reached[at + 1] = True
-
-
-def _includes(ours: Segments, theirs: Segments) -> bool:
-    """Tell whether everything that `theirs` matches, `ours` matches too.
-
-    Walks `theirs` and keeps the set of places in `ours`, as bits, where a reader of the same segments can be. Each
-    wildcard of theirs reads a segment that neither pattern names: whatever takes that one takes every other. The walk
-    is bounded, and two patterns too entangled for it are said not to include each other, which only narrows a right.
-    """
-    if ours == theirs:
-        return True
-    reader = _Reader.of(ours)
-    todo = [(0, reader.start)]
-    seen = set(todo)
-    while todo:
-        if len(seen) > _MAX_INCLUSION_STEPS:
-            return False
-        place, places = todo.pop()
-        if place == len(theirs):
-            if not places & reader.end:
-                return False
-            continue
-        want = theirs[place]
-        after = reader.read(places, None if want in {ONE, ANY} else want)
-        following = [(place, after), (place + 1, places)] if want == ANY else [(place + 1, after)]
-        for state in following:
-            if state not in seen:
-                seen.add(state)
-                todo.append(state)
-    return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """Where one pattern can be after some segments: bit n is set when its first n parts are matched."""
-
-    start: int
-    end: int
-    any_segment: int
-    one_segment: int
-    literals: dict[str, int]
-
-    @classmethod
-    def of(cls, pattern: Segments) -> "_Reader":
-        masks: dict[str, int] = {}
-        for at, part in enumerate(pattern):
-            masks[part] = masks.get(part, 0) | 1 << at
-        any_segment = masks.pop(ANY, 0)
-        one_segment = masks.pop(ONE, 0)
-        return cls(_skip(1, any_segment), 1 << len(pattern), any_segment, one_segment, masks)
-
-    def read(self, places: int, segment: str | None) -> int:
-        """Return the places after one more segment; None is a segment that the pattern does not name."""
-        taking = self.one_segment | (self.literals.get(segment, 0) if segment is not None else 0)
-        return _skip((places & taking) << 1 | places & self.any_segment, self.any_segment)
-
-
-def _skip(places: int, any_segment: int) -> int:
-    """Let every `**` that is reached stand for nothing."""
-    while (further := places | (places & any_segment) << 1) != places:
-        places = further
-    return places

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.errors import FetchError
-from broker.reference import PREVIOUS, Reference, Source, spell
+from broker.grammar import PREVIOUS
+from broker.reference import Reference, Source, spell
 from broker.remembered import Cached
 
 _FIRST: Final = 1

@@ -1,4 +1,4 @@
-"""The use case: references in, values out, in the one order that keeps them safe (docs: design §2).
+"""The use case: references in, values out, in the one order that keeps them safe (docs/one-request.md).
 
 Policy is asked before the cache and before the provider, so a refusal never depends on whether a secret
 exists. The event is durable before a value is returned. Everything else may change; these two may not.

@@ -21,8 +21,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from broker.errors import BrokerError
+from broker.grammar import VAULT
 from broker.key_file import read_private
-from broker.reference import VAULT, Source
+from broker.reference import Source
 from broker.remembered import Entry
 from broker.secret import Facts, Reading, SecretDocument
 

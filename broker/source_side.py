@@ -7,6 +7,7 @@ from broker.changes import Comparable
 from broker.config import Settings
 from broker.fair_queue import FairQueue, FairQueues
 from broker.foundation import Foundation
+from broker.grammar import VAULT
 from broker.implementations import build_providers, state_store
 from broker.leases.book import LeaseSettings
 from broker.leases.leases import Leases
@@ -14,7 +15,6 @@ from broker.lifetime import Lifetime
 from broker.memory_limit import MemoryLimit
 from broker.parts import sealed_file
 from broker.providers.base import Leasing, ProviderTools
-from broker.reference import VAULT
 from broker.sealing import Sealing
 from broker.sources import Sources
 

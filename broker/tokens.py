@@ -16,7 +16,8 @@ from joserfc.jwk import ECKey
 
 from broker.errors import ScopeRefusedError, TokenRefusedError, TokenRefusedReason
 from broker.identity import PeerIdentity
-from broker.pattern import Pattern, format_scope, parse_scope
+from broker.pattern import Pattern
+from broker.scope import format_scope, parse_scope
 from broker.secret import Encoding, SecretValue
 
 ALGORITHM: Final = "ES256"

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from broker.identity import IdentityKind, PeerIdentity
-from broker.pattern import parse_scope
+from broker.scope import parse_scope
 from broker.tokens import SigningKey, TokenClaims, TokenVerifier, sign_token
 
 NOW = 1_795_000_000

@@ -13,7 +13,8 @@ from broker.agent.client import BrokerClient, ClientSettingsError, add_client_ar
 from broker.agent.refusal import say, say_refused
 from broker.agent.secret_file import write_secret_file
 from broker.errors import BrokerError, MalformedReferenceError
-from broker.reference import PREVIOUS, VAULT, parse, spell
+from broker.grammar import PREVIOUS, VAULT
+from broker.reference import parse, spell
 from broker.secret import Encoding
 
 

@@ -11,11 +11,11 @@ from typing import Final
 
 from broker.errors import PolicyInvalidError
 from broker.identity import IdentityKind, PeerIdentity
-from broker.pattern import parse_scope
 from broker.policy.decision import Allow, Context, Decision
 from broker.policy.explain import Explanation, Outcome, explain
 from broker.policy_file import load_policy
 from broker.reference import Reference, parse
+from broker.scope import parse_scope
 
 HELP = "check a policy, or explain a decision"
 EXIT_YES: Final = 0

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
 from broker.pattern import Pattern
-from broker.policy.trie import ANY, SegmentTrie
+from broker.policy.trie import SegmentTrie
 from broker.reference import Reference
+from broker.segments import ANY
 
 T = TypeVar("T")
 # So many patterns of one path are looked at one by one; with more, their fields are indexed too.

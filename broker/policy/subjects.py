@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.identity import IdentityKind, PeerIdentity
-from broker.policy.trie import ANY, ONE, SegmentTrie
+from broker.policy.trie import SegmentTrie
+from broker.segments import ANY, ONE
 
 _SPIFFE_SCHEME: Final = "spiffe://"
 _MAX_SPIFFE: Final = 2048

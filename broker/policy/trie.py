@@ -6,8 +6,7 @@ Segments may be `*`, which stands for any one, and `**`, which stands for any nu
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
-ONE = "*"
-ANY = "**"
+from broker.segments import ANY, ONE
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""The body of a request: bytes to a checked model, each check in the order that costs us least (standards §4.6)."""
+"""The body of a request: bytes to a checked model, each check in the order that costs us least."""
 
 import asyncio
 import json

@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.errors import MalformedPatternError, MalformedReferenceError, ScopeRefusedError
-from broker.pattern import Pattern, format_scope, parse_pattern, parse_scope
+from broker.pattern import Pattern, parse_pattern
 from broker.reference import Reference, parse
+from broker.scope import format_scope, parse_scope
 
 NAMES = st.sampled_from(["a", "b", "cc", "é", "a b", "x-1"])
 WILD = st.sampled_from(["a", "b", "cc", "*", "**"])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.errors import TokenRefusedError
-from broker.pattern import parse_scope
+from broker.scope import parse_scope
 from broker.tokens import TokenClaims
 from tests.forging import HEADER, ISSUER, NAME, NOW, claims, issued, part, peer, signed, verifier
 

@@ -3,8 +3,9 @@ import itertools
 import pytest
 
 from broker.errors import MalformedPatternError, ScopeRefusedError
-from broker.pattern import format_scope, parse_pattern, parse_scope
+from broker.pattern import parse_pattern
 from broker.reference import parse
+from broker.scope import format_scope, parse_scope
 
 
 def covers(pattern: str, reference: str) -> bool:

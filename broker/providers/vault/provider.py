@@ -15,6 +15,7 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
+from broker.grammar import PREVIOUS
 from broker.providers.base import Extension, Grip, Parent, ProviderTools, Revision
 from broker.providers.vault.adapter import make_client
 from broker.providers.vault.answers import (
@@ -40,7 +41,7 @@ from broker.providers.vault.mounts import Mount, MountTable
 from broker.providers.vault.revisions import FolderListings
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.transport import StoreTransport
-from broker.reference import PREVIOUS, Source
+from broker.reference import Source
 from broker.secret import Reading
 
 __all__ = ["VaultProvider", "VaultSettings"]
