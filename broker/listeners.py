@@ -3,6 +3,7 @@
 import socket
 from contextlib import suppress
 from functools import partial
+from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -13,8 +14,15 @@ from broker.errors import AuditUnavailableError
 from broker.foundation import Foundation
 from broker.lifetime import Lifetime
 from broker.web.drain import Drain
+from broker.web.http_connection import HttpConnections
 from broker.web.listener import HandshakeResult, TlsListener, bind
+from broker.web.plain_listener import PlainListener
 from broker.web.tls import HandshakeOutcome
+
+# Probes and scrapes of a platform, several times over. They come out of the descriptors that no agent gets, and one
+# that is idle makes room soon.
+_OPERATIONS_CONNECTIONS: Final = 32
+_OPERATIONS_IDLE_SECONDS: Final = 10.0
 
 
 class AgentListener:
@@ -51,18 +59,12 @@ class AgentListener:
         listen = self._base.settings.listen
         # Half of the time is for requests to be answered, the other for the answers to be taken.
         drain_seconds = listen.drain_seconds / 2
-        runner = web.AppRunner(
-            application,
-            access_log=None,
-            auto_decompress=False,
-            keepalive_timeout=listen.idle_seconds,
-            shutdown_timeout=drain_seconds,
-        )
+        runner = web.AppRunner(application, shutdown_timeout=drain_seconds)
         await runner.setup()
         life.at_end(runner.cleanup)
         life.at_end(partial(self._drain.finish, seconds=drain_seconds))
         self._listener = TlsListener(
-            runner=runner,
+            protocol=HttpConnections(runner=runner, idle_seconds=listen.idle_seconds, metrics=self._base.metrics),
             sock=self._sock,
             context=self._base.credentials.context,
             on_handshake=self._record_handshake,
@@ -99,14 +101,20 @@ class OperationsListener:
         operations = base.settings.operations
         self._sock = inherited or bind(operations.host, operations.port)
         self.port = _port_of(self._sock)
-        self._idle_seconds = base.settings.listen.idle_seconds
+        self._idle_seconds = min(base.settings.listen.idle_seconds, _OPERATIONS_IDLE_SECONDS)
 
     async def serve(self, application: web.Application, life: Lifetime) -> None:
         """Answer by `application` until the end of `life`."""
-        runner = web.AppRunner(application, access_log=None, keepalive_timeout=self._idle_seconds)
+        runner = web.AppRunner(application)
         await runner.setup()
         life.at_end(runner.cleanup)
-        await web.SockSite(runner, self._sock).start()
+        listener = PlainListener(
+            protocol=HttpConnections(runner=runner, idle_seconds=self._idle_seconds),
+            sock=self._sock,
+            max_connections=_OPERATIONS_CONNECTIONS,
+        )
+        await listener.start()
+        life.at_end(listener.stop)
 
 
 def _port_of(sock: socket.socket) -> int:

@@ -1,13 +1,11 @@
 """The agents' listener: an accept loop of our own, so that every failed handshake has a name.
 
 aiohttp's sites hand the socket to the event loop, which swallows the error of a handshake. Here each accepted
-socket is handed over by `connect_accepted_socket`, which raises it. Connections are bounded, and the TLS
-context is asked for anew for each of them.
+socket is handed over by `connect_accepted_socket`, which raises it, and the TLS context is asked for anew.
 """
 
 import asyncio
 import errno
-import ipaddress
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -15,22 +13,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from aiohttp import web
-
 from broker.finding import FoundError, found
 from broker.logs import EventLogger, error_fields
-from broker.web.connection import Place, PlacedConnection, SilentConnections
+from broker.web.accepting import Acceptor
+from broker.web.connection import AgentConnection, Place, SilentConnections
 from broker.web.tls import HandshakeOutcome, handshake_failure_reason
 
 _LOG: Final = EventLogger("broker.listener")
 _BACKLOG: Final = 1024
 _LAST_PORT: Final = 65_535
-_FIRST_PAUSE: Final = 0.05
-_LONGEST_PAUSE: Final = 1.0
 # What a client may still need, when the broker stops, to end a handshake that it has begun and to ask.
 _LAST_WORDS: Final = 1.0
-# These end one connection, which was reset before it could be accepted, and say nothing of the next one.
-_LOST_BEFORE_ACCEPT: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,12 +85,12 @@ def _why_not_bound(host: str, port: int, error: OSError) -> FoundError:
 
 
 class TlsListener:
-    """Accept agents on one socket, for a runner that has been set up."""
+    """Accept agents on one socket."""
 
     def __init__(
         self,
         *,
-        runner: "web.AppRunner | web.ServerRunner",
+        protocol: Callable[[], asyncio.Protocol],
         sock: socket.socket,
         context: Callable[[], ssl.SSLContext],
         on_handshake: Callable[[HandshakeResult], Awaitable[None] | None],
@@ -107,7 +100,7 @@ class TlsListener:
         """Keep everything; nothing is accepted before `start`.
 
         Args:
-            runner: Whose server answers the connections.
+            protocol: Makes what answers one connection, such as the server of a runner that has been set up.
             sock: What `bind` returned; the listener closes it.
             context: Asked at each connection, so that a new certificate counts from the next one on.
             on_handshake: Told of each handshake, good or bad. The connection's place is kept until it returns.
@@ -115,87 +108,35 @@ class TlsListener:
             handshake_seconds: The time for a handshake, and for a TLS shutdown.
 
         """
-        self._runner = runner
-        self._sock = sock
+        self._protocol = protocol
+        self._acceptor = Acceptor(sock=sock, max_connections=max_connections, admit=self._admit)
         self._context = context
         self._on_handshake = on_handshake
-        self._places = asyncio.Semaphore(max_connections)
         self._seconds = handshake_seconds
-        self._accepting: asyncio.Task[None] | None = None
-        self._handshakes: set[asyncio.Task[None]] = set()
         self._silent = SilentConnections()
-        self._open = 0
 
     @property
     def connections(self) -> int:
         """Return how many connections are open, those in a handshake included."""
-        return self._open
+        return self._acceptor.connections
 
     async def start(self) -> None:
         """Begin to accept."""
-        self._accepting = asyncio.get_running_loop().create_task(self._accept_forever())
+        self._acceptor.start()
 
     async def stop(self) -> None:
         """Stop accepting and close the socket; the runner's own `cleanup` ends the open connections."""
-        if self._accepting is not None:
-            self._accepting.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._accepting
-            self._accepting = None
-        self._sock.close()
+        await self._acceptor.close()
         # A client whose handshake is nearly done may have sent its request with it, and whoever has connected must
         # be answered: the runner's `cleanup` closes every connection that has not asked yet.
         with suppress(TimeoutError):
             async with asyncio.timeout(min(_LAST_WORDS, self._seconds)):
-                if self._handshakes:
-                    await asyncio.wait(self._handshakes)
+                if self._acceptor.admissions:
+                    await asyncio.wait(self._acceptor.admissions)
                 await self._silent.nobody.wait()
-        for task in self._handshakes:
-            task.cancel()
-        await asyncio.gather(*self._handshakes, return_exceptions=True)
+        await self._acceptor.cancel()
 
-    async def _accept_forever(self) -> None:
-        loop = asyncio.get_running_loop()
-        pause = _FIRST_PAUSE
-        while True:
-            await self._places.acquire()
-            try:
-                connection, peer = await self._accept()
-            except OSError as error:
-                self._places.release()
-                if error.errno in _LOST_BEFORE_ACCEPT:
-                    continue
-                # Out of descriptors or memory: others must close first, and trying at once would only burn time.
-                _LOG.warning("accept_failed", reason=error.strerror, next_try_seconds=round(pause, 2))
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-            except BaseException:
-                self._places.release()
-                raise
-            else:
-                pause = _FIRST_PAUSE
-                task = loop.create_task(self._admit(connection, _address_of(peer)))
-                self._handshakes.add(task)
-                task.add_done_callback(self._handshakes.discard)
-
-    async def _accept(self) -> tuple[socket.socket, object]:
-        """Return the next connection.
-
-        `sock_accept` of the event loops loses one when it is cancelled just after it has accepted. Here nothing is
-        awaited from then on, so that a listener that stops answers everybody whom it has taken.
-        """
-        while True:
-            try:
-                connection, peer = self._sock.accept()
-            except BlockingIOError:
-                await _readable(self._sock)
-            else:
-                connection.setblocking(False)
-                return connection, peer
-
-    async def _admit(self, connection: socket.socket, address: str) -> None:
-        place = Place(self._leave)
-        self._open += 1
+    async def _admit(self, connection: socket.socket, address: str, place: Place) -> None:
         try:
             outcome = await self._shake_hands(connection, place)
         except BaseException:
@@ -208,21 +149,16 @@ class TlsListener:
                 place.leave()
 
     async def _shake_hands(self, connection: socket.socket, place: Place) -> HandshakeOutcome:
-        server = self._runner.server
-        if server is None:
-            # The runner has been cleaned up before this listener was stopped.
-            connection.close()
-            return HandshakeOutcome.RESET
         try:
             # The event loop owns the socket from the call of `connect_accepted_socket` on, and only from there.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             context = self._context()
+            # Made here, because uvloop returns a protocol of its own.
+            placed = AgentConnection(inner=self._protocol(), place=place, connection=connection, silent=self._silent)
         except Exception as error:  # noqa: BLE001  One connection fails, whatever it is, and the listener goes on.
             connection.close()
             _LOG.error("connection_failed", **error_fields(error))
             return HandshakeOutcome.OTHER
-        # Made here, because uvloop returns a protocol of its own.
-        placed = PlacedConnection(inner=server(), place=place, connection=connection, silent=self._silent)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: placed,
@@ -246,28 +182,3 @@ class TlsListener:
                 await waiting
         except Exception as error:  # noqa: BLE001  Whoever listens must not be able to stop the listener.
             _LOG.error("handshake_not_reported", outcome=result.outcome, **error_fields(error))
-
-    def _leave(self) -> None:
-        self._open -= 1
-        self._places.release()
-
-
-async def _readable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(sock, readable.set)
-    try:
-        await readable.wait()
-    finally:
-        loop.remove_reader(sock)
-
-
-def _address_of(peer: object) -> str:
-    if not isinstance(peer, tuple) or not peer:
-        return ""
-    try:
-        address = ipaddress.ip_address(peer[0])
-    except ValueError:
-        return ""
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)

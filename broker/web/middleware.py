@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
-from aiohttp.http import HttpVersion11
+from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.typedefs import Handler, Middleware
 
 from broker.clock import Clock
@@ -66,7 +66,7 @@ def logs_references() -> bool:
     return _LOG.shows(logging.DEBUG)
 
 
-def request_id_of(request: web.Request) -> str:
+def request_id_of(request: web.BaseRequest) -> str:
     """Return the id that the broker gave to this request; a caller can't choose it."""
     try:
         return request[_REQUEST_ID]
@@ -166,7 +166,14 @@ class Edge:
 @web.middleware
 async def operations_edge(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer every error of the operations listener as a problem document."""
-    return await answered(request, handler)
+    return await answered(request, handler, check=_check_version)
+
+
+def _check_version(request: web.Request) -> None:
+    # Probes may be older than HTTP/1.1, and before 1.0 an answer had neither a status nor headers.
+    if request.version < HttpVersion10:
+        message = "speak HTTP/1.1"
+        raise HttpRefusedError(WebCode.HTTP_VERSION, message, headers={"Connection": "close"})
 
 
 async def answered(
@@ -187,7 +194,12 @@ async def answered(
 
 
 async def finish(request: web.Request, response: web.StreamResponse) -> None:
-    """Set what every answer carries, also those that aiohttp makes by itself."""
+    """Mark every answer of an application, also those that aiohttp makes by itself."""
+    mark(request, response)
+
+
+def mark(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Set what every answer carries."""
     headers = response.headers
     headers["Server"] = "broker"
     headers[REQUEST_ID_HEADER] = request_id_of(request)

@@ -24,6 +24,7 @@ TYPE_PREFIX: Final = "urn:logflux-broker:error:"
 CONTENT_TYPE: Final = "application/problem+json"
 # Why an answer is a refusal, as a slug; the request's line in the log tells it. An answer without it is a good one.
 OUTCOME: Final = web.ResponseKey("outcome", str)
+BUG: Final = "the broker met a bug; its log names it by `instance`"
 _REALM: Final = 'Bearer realm="broker"'
 _RETRY_SECONDS: Final = 2.0
 _MAX_RETRY_SECONDS: Final = 300.0
@@ -39,9 +40,11 @@ class WebCode(StrEnum):
     BODY_TOO_LARGE = "body_too_large"
     CONTENT_ENCODING = "content_encoding_unsupported"
     CONTENT_TYPE = "content_type_unsupported"
+    HEAD_TOO_LARGE = "head_too_large"
     HOST_UNKNOWN = "host_unknown"
     HTTP_VERSION = "http_version_unsupported"
     INTERNAL = "internal"
+    MESSAGE_MALFORMED = "message_malformed"
     METHOD_UNKNOWN = "method_unknown"
     QUERY_UNEXPECTED = "query_unexpected"
     REQUEST_INVALID = "request_invalid"
@@ -65,12 +68,14 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "body_too_large": Problem(413, "The body is too large"),
     "content_encoding_unsupported": Problem(415, "The body must not be encoded"),
     "content_type_unsupported": Problem(415, "The body has the wrong type"),
+    "head_too_large": Problem(431, "The head of the request is too large"),
     "host_unknown": Problem(421, "The request is for another host"),
     "http_version_unsupported": Problem(505, "The HTTP version is not spoken here"),
     "identity_refused": Problem(401, "The certificate is no identity"),
     "internal": Problem(500, "Internal error"),
     "invalid_token": Problem(401, "The token is refused"),
     "lease_unknown": Problem(404, "There is no such lease"),
+    "message_malformed": Problem(400, "The HTTP message is malformed"),
     "method_unknown": Problem(405, "The method is not allowed here"),
     "not_administrator": Problem(403, "The identity is no administrator"),
     "order_rate": Problem(429, "Too many orders"),
@@ -149,7 +154,7 @@ def problem_of(error: Exception, *, instance: str) -> web.Response:
         return problem(error.code, error.detail, instance=instance, headers=_headers_of(error))
     if isinstance(error, web.HTTPException):
         return _foreign_problem(error, instance)
-    return problem(WebCode.INTERNAL, "the broker met a bug; its log names it by `instance`", instance=instance)
+    return problem(WebCode.INTERNAL, BUG, instance=instance)
 
 
 def resolution_problem(resolution: Resolution, *, instance: str) -> web.Response:
@@ -216,4 +221,6 @@ def _foreign_problem(error: web.HTTPException, instance: str) -> web.Response:
         )
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return problem(WebCode.BODY_TOO_LARGE, "the body is over the limit", instance=instance)
+    if isinstance(error, web.HTTPExpectationFailed):
+        return problem(WebCode.REQUEST_REFUSED, "nothing but `Expect: 100-continue` is known", instance=instance)
     return problem(WebCode.REQUEST_REFUSED, "the request can't be served as it stands", instance=instance)

@@ -175,6 +175,25 @@ def test_used_up_descriptors_let_new_connections_wait_and_fail_none_in_progress(
         assert manager.stop(child) == 0
 
 
+def test_a_flood_of_the_operations_listener_takes_nothing_that_requests_need(
+    place: Sandbox, manager: Supervisor
+) -> None:
+    with manager.broker(before=("prlimit", "--nofile=224:224")) as child, ExitStack() as stack:
+        manager.notify.wait_for("READY=1")
+        broker = RunningBroker(place, child)
+        kept = stack.enter_context(closing(connection_to(place)))
+        flood = stack.enter_context(ExitStack())
+        for _ in range(300):
+            flood.enter_context(socket.create_connection(("127.0.0.1", place.operations_port)))
+        for number in range(50):
+            assert statuses(kept, f"file:{place.files}/nothing-{number}", API_KEY) == ["missing", "ok"]
+        assert broker.resolve(PAT).status == 200
+        flood.close()
+        assert broker.operations("/readyz").status == 200
+        assert "accept_failed" not in broker.log
+        assert manager.stop(child) == 0
+
+
 def connection_to(place: Sandbox) -> http.client.HTTPSConnection:
     context = ssl.create_default_context(cafile=str(place.authority))
     context.load_cert_chain(*place.certificate("shipper"))

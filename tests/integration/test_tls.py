@@ -112,7 +112,7 @@ async def serving(
     sock = sock or bind("127.0.0.1", 0)
     served.port = sock.getsockname()[1]
     served.listener = TlsListener(
-        runner=runner, sock=sock, context=lambda: served.context, on_handshake=report or served.report, **rest
+        protocol=runner.server, sock=sock, context=lambda: served.context, on_handshake=report or served.report, **rest
     )
     await served.listener.start()
     try:
@@ -591,7 +591,7 @@ def test_a_connection_that_is_accepted_just_when_the_listener_stops_is_answered(
 
     async def story() -> None:
         async with serving(authority, sock=sock) as served:
-            accepting = served.listener._accepting
+            accepting = served.listener._acceptor._accepting
             assert accepting is not None
             # What `stop` does first, at the worst moment.
             sock.stop = accepting.cancel

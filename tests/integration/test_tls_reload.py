@@ -128,7 +128,9 @@ async def serving(
     await runner.setup()
     sock = bind("127.0.0.1", 0)
     served.port = sock.getsockname()[1]
-    listener = TlsListener(runner=runner, sock=sock, context=served.credentials.context, on_handshake=served.report)
+    listener = TlsListener(
+        protocol=runner.server, sock=sock, context=served.credentials.context, on_handshake=served.report
+    )
     await listener.start()
     try:
         yield served

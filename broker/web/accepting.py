@@ -1,0 +1,135 @@
+"""Accept connections on one socket, as many at once as there are places; the rest waits in the kernel."""
+
+import asyncio
+import errno
+import ipaddress
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Final
+
+from broker.logs import EventLogger
+from broker.web.connection import Place
+
+_LOG: Final = EventLogger("broker.listener")
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 1.0
+# These end one connection, which was reset before it could be accepted, and say nothing of the next one.
+_LOST_BEFORE_ACCEPT: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN})
+
+Admit = Callable[[socket.socket, str, Place], Coroutine[None, None, None]]
+
+
+class Acceptor:
+    """Take each connection, and hand it over with its place and the address of its peer."""
+
+    def __init__(self, *, sock: socket.socket, max_connections: int, admit: Admit) -> None:
+        """Keep everything; nothing is accepted before `start`.
+
+        Args:
+            sock: A listening, non-blocking socket; it is closed by `close`.
+            max_connections: Open at once; more wait in the kernel.
+            admit: Called in a task with each connection, its peer's address and its place. It owns both from then on:
+                the place is to be given back when the connection is closed.
+
+        """
+        self._sock = sock
+        self._admit = admit
+        self._places = asyncio.Semaphore(max_connections)
+        self._accepting: asyncio.Task[None] | None = None
+        self._admissions: set[asyncio.Task[None]] = set()
+        self._open = 0
+
+    @property
+    def connections(self) -> int:
+        """Return how many connections are open, those that are being admitted included."""
+        return self._open
+
+    @property
+    def admissions(self) -> frozenset[asyncio.Task[None]]:
+        """Return the tasks of the connections that are being admitted."""
+        return frozenset(self._admissions)
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._accepting = asyncio.get_running_loop().create_task(self._accept_forever())
+
+    async def close(self) -> None:
+        """Stop accepting and close the socket; connections stay open, and admissions go on."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._accepting
+            self._accepting = None
+        self._sock.close()
+
+    async def cancel(self) -> None:
+        """End what is still being admitted."""
+        for task in self._admissions:
+            task.cancel()
+        await asyncio.gather(*self._admissions, return_exceptions=True)
+
+    async def _accept_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause = _FIRST_PAUSE
+        while True:
+            await self._places.acquire()
+            try:
+                connection, peer = await self._accept()
+            except OSError as error:
+                self._places.release()
+                if error.errno in _LOST_BEFORE_ACCEPT:
+                    continue
+                # Out of descriptors or memory: others must close first, and trying at once would only burn time.
+                _LOG.warning("accept_failed", reason=error.strerror, next_try_seconds=round(pause, 2))
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            except BaseException:
+                self._places.release()
+                raise
+            else:
+                pause = _FIRST_PAUSE
+                self._open += 1
+                task = loop.create_task(self._admit(connection, _address_of(peer), Place(self._leave)))
+                self._admissions.add(task)
+                task.add_done_callback(self._admissions.discard)
+
+    async def _accept(self) -> tuple[socket.socket, object]:
+        """Return the next connection.
+
+        `sock_accept` of the event loops loses one when it is cancelled just after it has accepted. Here nothing is
+        awaited from then on, so that a listener that stops answers everybody whom it has taken.
+        """
+        while True:
+            try:
+                connection, peer = self._sock.accept()
+            except BlockingIOError:
+                await _readable(self._sock)
+            else:
+                connection.setblocking(False)
+                return connection, peer
+
+    def _leave(self) -> None:
+        self._open -= 1
+        self._places.release()
+
+
+async def _readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(sock)
+
+
+def _address_of(peer: object) -> str:
+    if not isinstance(peer, tuple) or not peer:
+        return ""
+    try:
+        address = ipaddress.ip_address(peer[0])
+    except ValueError:
+        return ""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)

@@ -1,0 +1,120 @@
+"""What aiohttp answers by itself, answered as everything else is: as a problem document, and without an echo.
+
+A message that its parser refuses never becomes a request, so no middleware sees it. aiohttp answers with the
+parser's text, which quotes what was sent, and that may be a token. An `Expect` header is answered before any
+middleware too, and quoted.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from broker.logs import EventLogger, error_fields
+from broker.series.requests import RequestSeries
+from broker.web.middleware import mark, request_id_of
+from broker.web.problems import BUG, OUTCOME, WebCode, problem, problem_of
+
+_LOG: Final = EventLogger("broker.request")
+_MALFORMED: Final = (
+    "a character, a line or a length of this message is none that HTTP/1.1 allows here, or two of its headers "
+    "contradict each other; the connection is closed"
+)
+_TOO_LONG: Final = "the request line and each header may have 8,190 bytes; the connection is closed"
+
+
+class HttpConnection(web.RequestHandler):
+    """aiohttp's protocol of one connection, which quotes nothing that was sent, in no answer and in no line."""
+
+    __slots__ = ("_metrics",)
+
+    def __init__(self, *, server: web.Server, idle_seconds: float, metrics: RequestSeries | None) -> None:
+        """Answer what comes on one connection, as `HttpConnections` says."""
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=idle_seconds,
+            auto_decompress=False,
+            access_log=None,  # type: ignore[arg-type]  # None switches it off, which the annotation leaves out.
+        )
+        self._metrics = metrics
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Return the answer to a message that the parser refused, or to what failed outside of every middleware.
+
+        Raises:
+            ConnectionResetError: A part of another answer is on its way, so that nothing can be said any more.
+
+        """
+        del message
+        if request.writer.output_size > 0:
+            raise ConnectionResetError
+        instance = request_id_of(request)
+        if status == web.HTTPBadRequest.status_code:
+            response = _unreadable(exc, instance)
+            self._note(response, instance)
+        else:
+            response = problem(WebCode.INTERNAL, BUG, instance=instance)
+            _LOG.error("bug", request=instance, **({} if exc is None else error_fields(exc)))
+        mark(request, response)
+        response.force_close()
+        return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send `resp`, or the problem document of what aiohttp raised before the middlewares ran."""
+        if isinstance(resp, web.HTTPException):
+            instance = request_id_of(request)
+            resp = problem_of(resp, instance=instance)
+            self._note(resp, instance)
+        return await super().finish_response(request, resp, start_time)
+
+    def _note(self, response: web.Response, instance: str) -> None:
+        """Count and log an answer to what never became a request of the application."""
+        if self._metrics is not None:
+            self._metrics.request(route="other", status=response.status, seconds=0.0)
+        _LOG.info("message_refused", request=instance, status=response.status, outcome=response[OUTCOME])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpConnections:
+    """Makes the protocol of each connection of one listener.
+
+    Attributes:
+        runner: Has been set up.
+        idle_seconds: Time for the head of a request, and the idle time of a kept connection.
+        metrics: Counts what is refused; None where requests are not counted.
+
+    """
+
+    runner: web.BaseRunner
+    idle_seconds: float
+    metrics: RequestSeries | None = None
+
+    def __call__(self) -> HttpConnection:
+        """Return the protocol of one connection.
+
+        Raises:
+            RuntimeError: The runner has been cleaned up, so nobody would answer.
+
+        """
+        server = self.runner.server
+        if server is None:
+            message = "the listener outlived its runner"
+            raise RuntimeError(message)
+        return HttpConnection(server=server, idle_seconds=self.idle_seconds, metrics=self.metrics)
+
+
+def _unreadable(error: BaseException | None, instance: str) -> web.Response:
+    if isinstance(error, LineTooLong):
+        return problem(WebCode.HEAD_TOO_LARGE, _TOO_LONG, instance=instance)
+    return problem(WebCode.MESSAGE_MALFORMED, _MALFORMED, instance=instance)
