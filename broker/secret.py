@@ -181,12 +181,14 @@ class Lease:
         handle: The back end's own name of it, never shown; empty when it can't be renewed or revoked by name.
         seconds: How long it lives from the moment at which the read began, unless it is renewed.
         renewable: It can be made to live longer.
+        hangs: It ends with what it was minted under.
 
     """
 
     handle: str = field(repr=False)
     seconds: float
     renewable: bool
+    hangs: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

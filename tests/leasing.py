@@ -27,6 +27,7 @@ path "auth/token/revoke-accessor" { capabilities = ["update"] }
 path "sys/leases/renew" { capabilities = ["update"] }
 path "sys/leases/lookup" { capabilities = ["update"] }
 path "sys/leases/revoke" { capabilities = ["update"] }
+path "pki/revoke" { capabilities = ["update"] }
 """
 # The mount of an engine is shown to those who may do anything below it.
 SEEING_RULES = """
@@ -73,6 +74,9 @@ class Store:
     def policy(self, name: str, rules: str) -> None:
         self.ask("PUT", f"sys/policies/acl/{name}", {"policy": rules})
 
+    def rules(self, name: str) -> str:
+        return str(self.ask("GET", f"sys/policies/acl/{name}")["data"]["policy"])
+
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         return store_request(self._place.store_address, self._place.store_token, method, path, body)
 
@@ -91,12 +95,16 @@ class Store:
 
 @contextmanager
 def leasing_sandbox(
-    postgres: PostgreSQL, *, role: bool = True, default_ttl: str = "1h", max_ttl: str = "24h", settings: str = ""
+    postgres: PostgreSQL | None, *, role: bool = True, default_ttl: str = "1h", max_ttl: str = "24h", settings: str = ""
 ) -> Iterator[tuple[Sandbox, Store]]:
-    """Make the surrounding; with `role`, credentials are minted under a token of their own."""
+    """Make the surrounding; with `role`, credentials are minted under a token of their own.
+
+    Without `postgres` there are no credentials of databases.
+    """
     with sandbox(fresh_for="5m") as place:
         store = Store(place)
-        postgres.behind(store, default_ttl=default_ttl, max_ttl=max_ttl)  # type: ignore[arg-type]  # As much of a store as it takes.
+        if postgres is not None:
+            postgres.behind(store, default_ttl=default_ttl, max_ttl=max_ttl)  # type: ignore[arg-type]  # As much of a store as it takes.
         store.mount("pki", "pki")
         store.write("pki/root/generate/internal", {"common_name": "leases", "ttl": "24h"})
         store.write("pki/roles/agent", {"allowed_domains": "a.example", "allow_bare_domains": True, "max_ttl": "1h"})

@@ -177,6 +177,13 @@ class LeaseBook:
         except (StateUnavailableError, AuditUnavailableError) as error:
             _LOG.error("lease_not_kept", lease=held.record.id, reason=error.detail)
 
+    async def tell_denied(self, held: Held) -> None:
+        """Put on record that the back end does not let the broker revoke `held`, which goes on being valid."""
+        try:
+            await self._tell(held, "revoke_denied", outcome=Outcome.FAILURE)
+        except AuditUnavailableError as error:
+            _LOG.error("lease_not_on_record", lease=held.record.id, reason=error.detail)
+
     def failed(self, held: Held, event: str) -> None:
         """Count something that failed: mint_failed, renew_failed or revoke_failed."""
         self._metrics.lease(provider=held.record.provider, event=event)
@@ -223,13 +230,13 @@ class LeaseBook:
     def _count(self) -> None:
         self._metrics.leases_active(len(self._live))
 
-    async def _tell(self, held: Held, event: str) -> None:
+    async def _tell(self, held: Held, event: str, *, outcome: Outcome = Outcome.SUCCESS) -> None:
         record = held.record
         self._metrics.lease(provider=record.provider, event=event)
         await self._trail.append(
             AuditEvent(
                 kind=EventKind.LEASE,
-                outcome=Outcome.SUCCESS,
+                outcome=outcome,
                 identity=record.identity,
                 reason=event,
                 references=(ReferenceRecord(reference=record.source, status=event, reason=record.reason.value),),

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from broker.errors import SourceUnavailableError
+from broker.errors import FetchError, SourceUnavailableError
 from broker.identity import IdentityKind, PeerIdentity
 from broker.leases.record import LeaseRecord
 from broker.policy.decision import Context
@@ -57,6 +57,7 @@ class Held:
         asker: Who that was.
         references: What was asked for of it, by text.
         attempts: Renewals or revocations that have failed in a row.
+        failure: Why the last revocation failed; None: none was tried, or none has failed.
         moment: Steady time at which something has to happen to it.
         answered: The answer as it stands now.
 
@@ -74,6 +75,7 @@ class Held:
     asker: Asker | None = None
     references: dict[str, Reference] = field(default_factory=dict)
     attempts: int = 0
+    failure: FetchError | None = None
     moment: float = math.inf
     answered: Cached | None = None
 

@@ -12,7 +12,7 @@ from broker.leases.book import LeaseBook, LeaseSettings
 from broker.leases.held import Asker
 from broker.leases.minting import Minting
 from broker.leases.record import LeaseReason, LeaseRecord, LeaseState, LeaseStore
-from broker.leases.upkeep import PolicySource, Upkeep
+from broker.leases.upkeep import PolicySource, Revocation, Upkeep
 from broker.providers.base import Leasing
 from broker.reference import Reference, Source
 from broker.remembered import Cached
@@ -84,8 +84,8 @@ class Leases:
         found = (held.record for held in self._book.of(peer.kind, peer.name))
         return sorted((record for record in found if record.state in _SHOWN), key=lambda record: record.created)
 
-    async def revoke(self, lease_id: str, peer: PeerIdentity) -> bool:
-        """Revoke a lease of `peer`; return whether it is gone, else it is tried again until it is.
+    async def revoke(self, lease_id: str, peer: PeerIdentity) -> Revocation:
+        """Revoke a lease of `peer`, now or behind.
 
         Raises:
             LeaseUnknownError: `peer` has no such lease.

@@ -209,8 +209,8 @@ class Minting:
             held.record,
             state=LeaseState.LIVE,
             handle="" if lease is None else lease.handle,
-            # What has no lease of its own outlives its parent.
-            parent="" if lease is None else held.record.parent,
+            # What does not hang on its parent outlives it, and one that nothing hangs on ends soon by itself.
+            parent=held.record.parent if lease is not None and lease.hangs else "",
             renewable=renewable,
             expires=held.record.created + held.seconds,
         )

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from broker.clock import Clock
@@ -28,6 +28,14 @@ _LONGEST_RETRY_SECONDS: Final = 300.0
 _BUG_SECONDS: Final = 60.0
 # How many leases policy is asked about before others get their turn.
 _POLICY_STEP: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """How far a revocation came: what is not gone is tried again, and `failure` says why, if it was tried at all."""
+
+    gone: bool
+    failure: FetchError | None
 
 
 class Policy(Protocol):
@@ -110,8 +118,8 @@ class Upkeep:
             await asyncio.wait(list(self._work.values()))
             await asyncio.sleep(0)
 
-    async def revoke_now(self, held: Held, reason: LeaseReason) -> bool:
-        """Hand out `held` no longer, and try to revoke it; return whether it is gone, else it is tried again."""
+    async def revoke_now(self, held: Held, reason: LeaseReason) -> Revocation:
+        """Hand out `held` no longer, and try to revoke it."""
         await self._book.withdraw(held, reason)
         running = self._work.get(held.record.id)
         if running is not None:
@@ -121,7 +129,7 @@ class Upkeep:
             async with self._queues.turn(held.record.provider, held.record.identity):
                 if self._book.get(held.record.id) is held:
                     await asyncio.wait({self._work.get(held.record.id) or self._begin(held)})
-        return self._book.get(held.record.id) is None
+        return Revocation(gone=self._book.get(held.record.id) is None, failure=held.failure)
 
     async def heed_policy(self) -> None:
         """Withdraw what a new policy does not allow any more."""
@@ -253,6 +261,9 @@ class Upkeep:
                 return
             if not held.attempts:
                 _LOG.warning("lease_not_revoked", lease=record.id, reason=error.detail, effect="it is tried again")
+            if isinstance(error, UpstreamDeniedError) and not isinstance(held.failure, UpstreamDeniedError):
+                await self._book.tell_denied(held)
+            held.failure = error
             held.attempts += 1
             self._book.remind(held, self._clock.monotonic() + _pause(held.attempts))
         else:

@@ -11,7 +11,7 @@ from broker.series.base import BUCKETS, begin
 _ALARMS: Final = ("certificate", "pin", "files", "wrapping_token_used", "wrapping_token_of_another_path")
 _LEASE_EVENTS: Final = (
     *("minted", "renewed", "revoked", "ended", "lost", "dropped"),
-    *("mint_failed", "renew_failed", "revoke_failed"),
+    *("mint_failed", "renew_failed", "revoke_failed", "revoke_denied"),
 )
 _STORES: Final = frozenset({"vault"})
 

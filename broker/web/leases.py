@@ -12,6 +12,7 @@ from broker.clock import Clock
 from broker.errors import IdentityRefusedError
 from broker.identity import PeerIdentity
 from broker.leases.record import LeaseRecord
+from broker.leases.upkeep import Revocation
 from broker.web.middleware import facts_of, json_headers, request_id_of
 from broker.web.routes import Admitting, PeerSource, address_of
 from broker.web.schemas import rfc3339
@@ -27,8 +28,8 @@ class Leases(Protocol):
         """Return the leases of `peer`, the oldest first."""
         ...
 
-    async def revoke(self, lease_id: str, peer: PeerIdentity) -> bool:
-        """Revoke a lease of `peer`; return whether it is gone. Raises: LeaseUnknownError."""
+    async def revoke(self, lease_id: str, peer: PeerIdentity) -> Revocation:
+        """Revoke a lease of `peer`, now or behind. Raises: LeaseUnknownError."""
         ...
 
 
@@ -55,10 +56,17 @@ class _LeaseHandler:
         """Answer `DELETE /v1/leases/{id}`."""
         peer = await self._peer(request)
         lease_id = request.match_info["id"]
-        if await self.leases.revoke(lease_id, peer):
+        revocation = await self.leases.revoke(lease_id, peer)
+        if revocation.gone:
             return web.Response(status=204, headers={"Cache-Control": "no-store"})
-        body = json.dumps({"id": lease_id, "state": "revoking"}).encode()
-        return web.Response(status=202, body=body, headers=json_headers())
+        failure = revocation.failure
+        document = {
+            "id": lease_id,
+            "state": "revoking",
+            "code": None if failure is None else failure.code,
+            "detail": None if failure is None else failure.detail,
+        }
+        return web.Response(status=202, body=json.dumps(document).encode(), headers=json_headers())
 
     async def _peer(self, request: web.Request) -> PeerIdentity:
         address, instance = address_of(request), request_id_of(request)

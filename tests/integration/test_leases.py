@@ -33,6 +33,9 @@ from tests.waiting import wait_until
 __all__ = ["postgres"]
 
 
+CANT_REVOKE = "the store can't revoke the lease now; what it opens may be away"
+
+
 @pytest.fixture(scope="module")
 def place(postgres: PostgreSQL) -> Iterator[tuple[Sandbox, Store]]:
     """Return one store for all; every test ends with no lease in it, or leaves its own to the next."""
@@ -142,7 +145,8 @@ def test_a_revocation_waits_for_the_database_and_is_done_when_it_is_back(
     postgres.stop()
     try:
         answer = revoke(broker, lease["id"])
-        assert (answer.status, answer.json) == (202, {"id": lease["id"], "state": "revoking"})
+        assert (answer.status, answer.json["id"], answer.json["state"]) == (202, lease["id"], "revoking")
+        assert (answer.json["code"], answer.json["detail"]) == ("source_unavailable", CANT_REVOKE)
         failed = broker.resolve(USER)
         assert (failed.status, failed.json["results"][0]["code"]) == (503, "source_unavailable")
         assert "the database behind it may be away" in failed.json["results"][0]["detail"]

@@ -122,3 +122,20 @@ async def test_rights_that_are_missing_are_told(store: OpenBao, tmp_path: Path) 
     provider = provider_of(store.address, {"token_file": str(token)}, lease_token_role="nothing")
     with pytest.raises(SourceUnavailableError, match="no such token role"):
         await provider.prepare(CREDENTIAL)
+
+
+async def test_a_certificate_that_was_revoked_in_the_store_is_gone(store: OpenBao, tmp_path: Path) -> None:
+    token = private(tmp_path / "token", store.token("minter", "leaser"))
+    provider = provider_of(store.address, {"token_file": str(token)})
+    reading = await provider.mint(CERTIFICATE, Parent())
+    assert reading.lease is not None
+    assert (reading.lease.renewable, reading.lease.hangs) == (False, False)
+    assert 3500 < reading.lease.seconds <= 3600
+    grip = Grip(handle=reading.lease.handle, parent="")
+    assert await provider.look_up(grip) > 0
+    serial = reading.document.select(("serial_number",)).reveal().decode()
+    store.write("pki/revoke", {"serial_number": serial})
+    with pytest.raises(SecretMissingError):
+        await provider.look_up(grip)
+    # Being gone before is well.
+    await provider.revoke(grip)

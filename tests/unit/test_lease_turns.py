@@ -126,7 +126,7 @@ async def test_revocations_on_request_wait_for_their_turn_and_are_done_behind_wi
         await asyncio.sleep(0.01)
         assert "revoke" not in desk.mint.calls
         # The line is full: it is promised, and kept.
-        assert not await desk.leases.revoke(third.id, fake_peer())
+        assert not (await desk.leases.revoke(third.id, fake_peer())).gone
         assert [record.state for record in desk.leases.of(fake_peer())] == ["revoking"] * 3
     await desk.work()
     await asyncio.gather(*asked)

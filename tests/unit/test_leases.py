@@ -383,7 +383,8 @@ async def test_a_revocation_that_fails_is_tried_until_it_succeeds(desk: Desk) ->
     await desk.get()
     [record] = desk.leases.of(fake_peer())
     desk.mint.fails["revoke"] = SourceUnavailableError("the database is away")
-    assert await desk.leases.revoke(record.id, fake_peer()) is False
+    revocation = await desk.leases.revoke(record.id, fake_peer())
+    assert (revocation.gone, revocation.failure) == (False, desk.mint.fails["revoke"])
     for _ in range(10):
         await desk.work(300)
     assert desk.mint.calls.count("revoke") == 11

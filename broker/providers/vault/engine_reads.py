@@ -5,16 +5,19 @@ from typing import Any, Final
 
 from broker.clock import Clock
 from broker.errors import FetchError, SourceMintsError
+from broker.logs import EventLogger
 from broker.providers.base import Grip, Parent
 from broker.providers.vault.answers import StoreAnswerError, bad_answer
+from broker.providers.vault.certificates import Certificate
 from broker.providers.vault.documents import reading_of, seconds_of
 from broker.providers.vault.engines import EngineCall, call_of, check_heeded, engine_error
 from broker.providers.vault.leasing import StoreLeases
 from broker.providers.vault.login import StoreLogin
 from broker.providers.vault.mounts import Mount
 from broker.reference import Source
-from broker.secret import Reading
+from broker.secret import Lease, Reading
 
+_LOG: Final = EventLogger("broker.providers.vault")
 _STATIC: Final = "static-creds/"
 
 
@@ -61,17 +64,32 @@ class EngineReads:
             document = await self._leases.send(call, parent)
         except StoreAnswerError as error:
             raise engine_error(error, mount) from None
-        lease = await self._leases.lease_of(document, parent)
+        lease = await self._leases.lease_of(document, parent) or self._certificate_of(document, mount)
         try:
             check_heeded(document)
             reading = reading_of(document, document.get("data"), limit=self._limit)
         except FetchError:
-            if lease is not None and not parent.accessor:
-                # With a parent, the caller revokes both.
-                await self._leases.revoke(Grip(handle=lease.handle, parent=""))
+            if lease is not None and not (lease.hangs and parent.accessor):
+                # What hangs on a parent, the caller revokes with it.
+                await self._discard(lease)
             raise
         ends = document["data"].get("expiration") if mount.kind == "pki" else None
         return replace(reading, lease=lease, not_after=None if ends is None else seconds_of(ends))
+
+    def _certificate_of(self, document: dict[str, Any], mount: Mount) -> Lease | None:
+        """Return what stands for the lease of a certificate that has none."""
+        data = document.get("data") or {}
+        certificate = Certificate.issued(mount.path, data) if mount.kind == "pki" else None
+        if certificate is None:
+            return None
+        seconds = max(0.0, seconds_of(data.get("expiration")) - self._clock.now())
+        return Lease(handle=certificate.handle, seconds=seconds, renewable=False, hangs=False)
+
+    async def _discard(self, lease: Lease) -> None:
+        try:
+            await self._leases.revoke(Grip(handle=lease.handle, parent=""))
+        except FetchError as error:
+            _LOG.warning("lease_not_revoked", reason=error.detail, effect="it ends with its time to live")
 
 
 async def _ask(client: Any, call: EngineCall) -> Any:  # noqa: ANN401  hvac has no types.

@@ -1,5 +1,6 @@
 """Leases at the store: minted once, under a token of their own where the settings name a role for it."""
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -10,6 +11,7 @@ from broker.errors import FetchError, MissingPart, SecretMissingError, SourceUna
 from broker.providers.base import Extension, Grip, Parent
 from broker.providers.vault.adapter import make_client
 from broker.providers.vault.answers import BAD_REQUEST, FORBIDDEN, StoreAnswerError, bad_answer, unavailable
+from broker.providers.vault.certificates import Certificate
 from broker.providers.vault.engines import EngineCall
 from broker.providers.vault.login import StoreLogin
 from broker.providers.vault.settings import VaultSettings
@@ -135,6 +137,10 @@ class StoreLeases:
     async def revoke(self, grip: Grip) -> None:
         """Return when lease and parent are gone. Raises: as `Leasing.revoke`."""
         self._ends.pop(grip.handle, None)
+        certificate = Certificate.held(grip.handle)
+        if certificate is not None:
+            await certificate.revoke(self._call)
+            return
         try:
             if grip.handle:
                 body = {"lease_id": grip.handle, "sync": True}
@@ -152,6 +158,11 @@ class StoreLeases:
 
     async def look_up(self, grip: Grip) -> float:
         """Return the seconds that the lease has left. Raises: as `Leasing.look_up`."""
+        certificate = Certificate.held(grip.handle)
+        if certificate is not None:
+            await certificate.check(self._call)
+            # Its end stands in itself, and only what comes before that is news.
+            return math.inf
         body = {"lease_id": grip.handle}
         try:
             document = await self._call(
