@@ -9,13 +9,14 @@ never the caller: policy is asked before this module is.
 import asyncio
 import itertools
 import math
-import secrets
+import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from broker.clock import Clock
 from broker.errors import FetchError, SourceUnavailableError
+from broker.flights import Flight, Flights
 from broker.metrics import Metrics, Outlook
 from broker.reference import Source
 from broker.refusals import Refusals
@@ -38,13 +39,6 @@ _ORDERED_PER_SECOND: Final = 50.0
 
 
 Concerns = Callable[[Source], bool]
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """One running read. It ends with an entry or with what the source said, and never by a waiter's end."""
-
-    task: asyncio.Task["Entry | FetchError"] = field(init=False)
 
 
 class Cache:
@@ -79,10 +73,8 @@ class Cache:
         self._refusals = Refusals(clock=clock, seconds=negative_seconds, max_entries=max_entries)
         self._fetch_seconds = fetch_seconds
         self._refresh_wait = refresh_wait
-        self._flights: dict[Source, _Flight] = {}
-        self._tasks: set[asyncio.Task[Entry | FetchError]] = set()
-        self._random = secrets.SystemRandom().random
-        self._closed = False
+        self._flights = Flights()
+        self._random = random.Random().random  # noqa: S311  A pause is no secret, and each draw from the system a call to it.
 
     def lookup(self, source: Source, *, fresh_for: float, max_stale: float) -> Cached | None:
         """Return what is fresh in memory, else None; the quick way before `get`."""
@@ -119,7 +111,7 @@ class Cache:
             answer = await self._refreshed(source, remembered, clocks, fetch)
             if answer is not None:
                 return answer
-        flight = self._flights.get(source)
+        flight = self._flights.find(source)
         if flight is None:
             refusal = self._refusals.find(source, max_age=clocks.fresh_for)
             if refusal is not None:
@@ -127,14 +119,14 @@ class Cache:
                 raise refusal.with_traceback(None)
         self._metrics.cache_lookup("miss" if flight is None else "joined")
         flight = flight or self._start(source, fetch, clocks)
-        await asyncio.wait({flight.task})
-        return _landed(flight).made(clocks, stale=False)
+        entry = await flight.landed()
+        return entry.made(clocks, stale=False)
 
     def drop(self, source: Source) -> None:
         """Forget `source`, and let no read that is under way bring it back."""
         self._memory.forget(source)
         self._refusals.forget(source)
-        self._flights.pop(source, None)
+        self._flights.forget(source)
         self._report()
 
     def clear(self) -> None:
@@ -167,7 +159,7 @@ class Cache:
         now = self._clock.monotonic()
         for source in named:
             # A read that is under way may have begun before whatever the order is about.
-            self._flights.pop(source, None)
+            self._flights.forget(source)
             self._refusals.forget(source)
             entry = self._memory.get(source)
             if entry is not None and not entry.outdated:
@@ -178,7 +170,7 @@ class Cache:
     async def _named(self, concerns: Concerns | None) -> list[Source]:
         """Return the sources that are held, refused or being read now, pausing for others now and then."""
         held = (source for source, _ in self._memory.items())
-        sources = list(dict.fromkeys(itertools.chain(self._flights, self._refusals.sources(), held)))
+        sources = list(dict.fromkeys(itertools.chain(self._flights.sources(), self._refusals.sources(), held)))
         if concerns is None:
             return sources
         named: list[Source] = []
@@ -227,7 +219,7 @@ class Cache:
             elif not (entry.outdated or entry.was_asked_lately(now)):
                 self._memory.remind(source, entry, entry.lasts_until)
             else:
-                if now >= entry.retry_at and source not in self._flights:
+                if now >= entry.retry_at and self._flights.find(source) is None:
                     self._start(source, entry.fetch, entry.clocks)
                 # Should that fail, it is tried again, and meanwhile the value grows stale.
                 again = now + _RETRY_BEHIND * (1.0 + self._random())
@@ -252,17 +244,12 @@ class Cache:
 
     async def aclose(self) -> None:
         """End every read and forget everything; a second call does nothing."""
-        self._closed = True
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._flights.aclose()
         self.clear()
 
     async def _refreshed(self, source: Source, entry: Entry, clocks: Clocks, fetch: Fetch) -> Cached | None:
         """Return a newer reading, or the remembered one; None when its second clock ended meanwhile."""
-        flight = self._flights.get(source)
+        flight = self._flights.find(source)
         if flight is None and self._clock.monotonic() >= entry.retry_at:
             flight = self._start(source, fetch, clocks)
         age = self._memory.age(entry)
@@ -270,8 +257,7 @@ class Cache:
             self._metrics.cache_lookup("hit")
             return entry.answer(clocks)
         if flight is not None:
-            done, _ = await asyncio.wait({flight.task}, timeout=self._refresh_wait)
-            newer = self._newer(flight) if done else None
+            newer = await self._newer(flight)
             if newer is not None:
                 self._metrics.cache_lookup("miss")
                 return newer.answer(clocks)
@@ -281,32 +267,17 @@ class Cache:
         self._metrics.cache_lookup("stale")
         return entry.made(clocks, stale=True)
 
-    def _newer(self, flight: _Flight) -> Entry | None:
+    async def _newer(self, flight: Flight) -> Entry | None:
         try:
-            return _landed(flight)
-        except SourceUnavailableError:
+            async with asyncio.timeout(self._refresh_wait):
+                return await flight.landed()
+        except (TimeoutError, SourceUnavailableError):
             return None
 
-    def _start(self, source: Source, fetch: Fetch, clocks: Clocks) -> _Flight:
-        if self._closed:
-            message = "the broker is shutting down"
-            raise SourceUnavailableError(message)
-        flight = _Flight()
-        flight.task = asyncio.create_task(self._fly(source, fetch, flight, clocks))
-        self._flights[source] = flight
-        self._tasks.add(flight.task)
-        flight.task.add_done_callback(lambda task: self._ended(source, flight, task))
-        return flight
+    def _start(self, source: Source, fetch: Fetch, clocks: Clocks) -> Flight:
+        return self._flights.begin(source, lambda flight: self._fly(source, fetch, flight, clocks))
 
-    def _ended(self, source: Source, flight: _Flight, task: asyncio.Task["Entry | FetchError"]) -> None:
-        self._tasks.discard(task)
-        if self._flights.get(source) is flight:
-            del self._flights[source]
-        if not task.cancelled():
-            # A refresh may have nobody who waits for it; asking keeps asyncio from logging a bug's text.
-            task.exception()
-
-    async def _fly(self, source: Source, fetch: Fetch, flight: _Flight, clocks: Clocks) -> "Entry | FetchError":
+    async def _fly(self, source: Source, fetch: Fetch, flight: Flight, clocks: Clocks) -> Entry | FetchError:
         born, fetched_at = self._clock.monotonic(), self._clock.now()
         try:
             async with asyncio.timeout(self._fetch_seconds):
@@ -329,14 +300,14 @@ class Cache:
             early=1.0 - _EARLY * self._random(),
             lasts_until=min(dies, born + clocks.gone_after),
         )
-        if self._flights.get(source) is flight:
+        if self._flights.find(source) is flight:
             self._refusals.forget(source)
             self._report(self._memory.keep(source, entry))
         return entry
 
-    def _failed(self, source: Source, flight: _Flight, error: FetchError) -> FetchError:
+    def _failed(self, source: Source, flight: Flight, error: FetchError) -> FetchError:
         """Note what the source said: it can't answer, so wait, or it says no, so forget."""
-        if self._flights.get(source) is flight:
+        if self._flights.find(source) is flight:
             pause = self._refusals.keep(source, error)
             if not isinstance(error, SourceUnavailableError):
                 self._memory.forget(source)
@@ -361,14 +332,3 @@ def _shortened(reading: Reading, fetched_at: float) -> Reading:
         return reading
     end = fetched_at + max(max_age, _YOUNGEST)
     return replace(reading, not_after=end if reading.not_after is None else min(end, reading.not_after))
-
-
-def _landed(flight: _Flight) -> Entry:
-    """Return what the read gave. Raise what it met, for each waiter without the others' traceback."""
-    if flight.task.cancelled():
-        message = "the broker is shutting down"
-        raise SourceUnavailableError(message)
-    outcome = flight.task.result()
-    if isinstance(outcome, FetchError):
-        raise outcome.with_traceback(None)
-    return outcome

@@ -16,7 +16,6 @@ from broker.providers.vault.sessions import SessionPool, Sessions
 from broker.providers.vault.settings import VaultSettings
 from broker.trace_context import outgoing
 
-_CHUNK_BYTES: Final = 65_536
 _OK: Final = 200
 
 
@@ -96,7 +95,8 @@ class StoreConnection:
         limit = self._settings.max_answer_bytes
         chunks: list[bytes] = []
         size = 0
-        async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
+        while not answer.content.at_eof():
+            chunk = await answer.content.readany()
             size += len(chunk)
             if size > limit:
                 message = f"the store's answer is larger than {limit} bytes (providers.vault.max_answer_bytes)"
