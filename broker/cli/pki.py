@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Final
 
-from broker.pki import Made, create_authority, issue_certificate
-from broker.pki_revocation import write_revocation_list
+from broker.pki.authority import Made, create_authority, issue_certificate
+from broker.pki.revocation import write_revocation_list
 
 HELP = "make certificates for development and small set-ups"
 EXIT_DONE: Final = 0

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from broker.errors import BrokerError
 from broker.key_file import write_private
-from broker.pki import create_authority, issue_certificate
+from broker.pki.authority import create_authority, issue_certificate
 
 SHIPPER: Final = "spiffe://demo.example/logflux/shipper"
 OPERATOR: Final = "spiffe://demo.example/operator"

@@ -17,7 +17,7 @@ from typing import Final
 
 from broker.cli.sandbox import Sandbox, free_port, sandbox
 from broker.key_file import write_private
-from broker.pki import create_authority, issue_certificate
+from broker.pki.authority import create_authority, issue_certificate
 from broker.pki_revocation import write_revocation_list
 from tests.docs.pages import ROOT
 from tests.running import serving

@@ -16,7 +16,7 @@ import pytest
 from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 
 from broker.cli.sandbox import SHIPPER
-from broker.pki import issue_certificate
+from broker.pki.authority import issue_certificate
 from broker.tokens import SigningKey
 from tests.running import Answer, RunningBroker, running
 

@@ -14,7 +14,7 @@ import pytest
 from broker.agent.answer import Answer
 from broker.agent.client import ClientSettingsError
 from broker.agent.exec import child_environment, references_of, wanted_variables
-from broker.pki import create_authority, issue_certificate
+from broker.pki.authority import create_authority, issue_certificate
 from broker.secret import Encoding, SecretValue
 
 

@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from broker.__main__ import main
 from broker.errors import SettingsInvalidError
 from broker.identity import identity_of
-from broker.pki import create_authority, issue_certificate
+from broker.pki.authority import create_authority, issue_certificate
 
 SHIPPER = "spiffe://prod.example/logflux/shipper"
 

@@ -10,10 +10,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.errors import SettingsInvalidError
-from broker.pki import load_authority, require_days
+from broker.pki.authority import load_authority
+from broker.pki.certificate import validity_of
 from broker.whole_file import replace_whole
-
-_SKEW = dt.timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,18 +34,16 @@ def write_revocation_list(directory: Path, *, revoke: Sequence[Path] = (), days:
         SettingsInvalidError: There is no authority, a certificate is not one of its own, or a file can't be used.
 
     """
-    require_days(days)
+    start, end = validity_of(days)
     authority, key = load_authority(directory)
     file = directory / "ca.crl"
-    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
     number, entries = _before(file)
     for certificate in revoke:
         serial = _serial(certificate, authority)
-        entries.setdefault(serial, _entry(serial, now))
-    end = now + dt.timedelta(days=days)
+        entries.setdefault(serial, _entry(serial))
     builder = x509.CertificateRevocationListBuilder(
         issuer_name=authority.subject,
-        last_update=now - _SKEW,
+        last_update=start,
         next_update=end,
         revoked_certificates=list(entries.values()),
     )
@@ -81,7 +78,8 @@ def _serial(file: Path, authority: x509.Certificate) -> int:
     return certificate.serial_number
 
 
-def _entry(serial: int, now: dt.datetime) -> x509.RevokedCertificate:
+def _entry(serial: int) -> x509.RevokedCertificate:
+    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
     return x509.RevokedCertificateBuilder(serial_number=serial, revocation_date=now).build()
 
 

@@ -1,0 +1,1 @@
+"""A small certificate authority in a directory, for development and small set-ups."""
