@@ -10,6 +10,7 @@ from typing import Final
 
 from broker.errors import SettingsInvalidError
 from broker.finding import Finding, FoundError, found
+from broker.whole_file import make_names_durable
 
 _OTHERS: Final = 0o077
 _FINGERPRINT_KEY_BYTES: Final = 32
@@ -38,21 +39,13 @@ def write_private(file: Path, data: bytes) -> None:
             os.link(unfinished, file)
         finally:
             unfinished.unlink()
-        _make_name_durable(file)
+        make_names_durable(file.parent)
     except FileExistsError:
         message = f"{file}: exists already and is never overwritten; remove it, or name another file"
         raise SettingsInvalidError(message) from None
     except OSError as error:
         message = f"{file}: {error.strerror}"
         raise SettingsInvalidError(message) from None
-
-
-def _make_name_durable(file: Path) -> None:
-    descriptor = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_private(file: Path) -> bytes:

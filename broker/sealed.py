@@ -1,24 +1,25 @@
 """What is remembered of the stores, sealed in a file, so that a restart during an outage has something to serve.
 
-Each entry is sealed by AES-256-GCM and bound to its source, its times and the file's number; a last record binds how
-many there are and what they are. So a changed byte, another key, a cut file and an entry of another file are all found,
-and then nothing of the file is used. A file older than the last one that was written is refused by its number,
+Each entry is sealed by AES-256-GCM and bound to its source, its times, its place and the file's number; a last record
+binds how many there are and what they are. So a changed byte, another key, a cut file and an entry of another file are
+all found, and then nothing of the file is used. Each file has a key of its own, derived from the operator's one, so
+that no number of files uses a nonce twice. A file older than the last one that was written is refused by its number,
 which stands in a file beside it: whoever puts both back gets values that still end when they ended.
 """
 
 import hashlib
 import json
-import os
 import secrets
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from broker.errors import BrokerError
 from broker.grammar import VAULT
@@ -26,9 +27,11 @@ from broker.key_file import read_private
 from broker.reference import Source
 from broker.remembered import Entry
 from broker.secret import Facts, Reading, SecretDocument
+from broker.whole_file import replace_whole
 
 KEY_BYTES: Final = 32
 _MAGIC: Final = b"logflux-broker sealed cache 1\n"
+_SALT_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
 _LENGTHS: Final = struct.Struct(">II")
 # What stands for the end of the file in place of the description of an entry.
@@ -65,7 +68,7 @@ class SealedFile:
         """Keep the key, `KEY_BYTES` of it, for `file`."""
         self._file = file
         self._counter = file.with_suffix(".number")
-        self._sealer = AESGCM(key)
+        self._key = key
         self._written: frozenset[tuple[Source, float, float]] | None = None
 
     def save(self, held: Iterable[tuple[Source, Entry]]) -> bool:
@@ -81,9 +84,9 @@ class SealedFile:
             return False
         number = self._number() + 1
         try:
-            _replace(self._file, self._sealed(entries, number))
+            replace_whole(self._file, self._sealed(entries, number), mode=0o600)
             # After the file: a crash between the two leaves a file that is newer than its number, which is good.
-            _replace(self._counter, iter([str(number).encode()]))
+            replace_whole(self._counter, [str(number).encode()], mode=0o600)
         except OSError as error:
             message = f"{self._file}: {error.strerror}"
             raise SealedCacheError(message, reason="unwritable") from None
@@ -118,45 +121,57 @@ class SealedFile:
             return 0
 
     def _sealed(self, entries: Iterable[SealedEntry], number: int) -> Iterator[bytes]:
-        digest = hashlib.sha256()
-        yield _MAGIC
-        for entry in entries:
-            record = self._record(_description(entry, number), _value(entry))
+        salt = secrets.token_bytes(_SALT_BYTES)
+        sealer = self._sealer(salt)
+        yield _MAGIC + salt
+        digest, place = hashlib.sha256(), 0
+        for place, entry in enumerate(entries, 1):
+            record = _record(sealer, place - 1, _description(entry, number), _value(entry))
             digest.update(record)
             yield record
-        yield self._record(_END, json.dumps({"number": number, "digest": digest.hexdigest()}).encode())
-
-    def _record(self, description: bytes, value: bytes) -> bytes:
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        sealed = self._sealer.encrypt(nonce, value, _MAGIC + description)
-        return _LENGTHS.pack(len(description), len(sealed)) + description + nonce + sealed
+        yield _record(sealer, place, _END, json.dumps({"number": number, "digest": digest.hexdigest()}).encode())
 
     def _opened(self, data: bytes) -> tuple[list[SealedEntry], int]:
-        digest, entries, numbers = hashlib.sha256(), [], set()
+        digest = hashlib.sha256()
+        entries: list[SealedEntry] = []
+        numbers: set[int] = set()
         try:
             if not data.startswith(_MAGIC):
                 raise _changed(self._file)
-            at = len(_MAGIC)
+            at = len(_MAGIC) + _SALT_BYTES
+            sealer = self._sealer(data[len(_MAGIC) : at])
             while True:
                 described, sealed = _LENGTHS.unpack_from(data, at)
-                start = at + _LENGTHS.size + described + _NONCE_BYTES
-                description = data[at + _LENGTHS.size : start - _NONCE_BYTES]
-                value = self._sealer.decrypt(
-                    data[start - _NONCE_BYTES : start], data[start : start + sealed], _MAGIC + description
-                )
+                start = at + _LENGTHS.size + described
+                end = start + sealed
+                description = data[at + _LENGTHS.size : start]
+                value = sealer.decrypt(_nonce(len(entries)), data[start:end], _MAGIC + description)
                 if description == _END:
                     break
                 entry, number = _restored(json.loads(description), json.loads(value))
                 entries.append(entry)
                 numbers.add(number)
-                digest.update(data[at : start + sealed])
-                at = start + sealed
-            end = json.loads(value)
+                digest.update(data[at:end])
+                at = end
+            last = json.loads(value)
         except (InvalidTag, ValueError, KeyError, TypeError, struct.error):
             raise _changed(self._file) from None
-        if end["digest"] != digest.hexdigest() or not numbers <= {end["number"]} or start + sealed != len(data):
+        if last["digest"] != digest.hexdigest() or not numbers <= {last["number"]} or end != len(data):
             raise _changed(self._file)
-        return entries, int(end["number"])
+        return entries, int(last["number"])
+
+    def _sealer(self, salt: bytes) -> AESGCM:
+        return AESGCM(HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=salt, info=_MAGIC).derive(self._key))
+
+
+def _record(sealer: AESGCM, place: int, description: bytes, value: bytes) -> bytes:
+    sealed = sealer.encrypt(_nonce(place), value, _MAGIC + description)
+    return _LENGTHS.pack(len(description), len(sealed)) + description + sealed
+
+
+def _nonce(place: int) -> bytes:
+    """Return the nonce of the record at `place`, from 0: each is used once with the key of a file."""
+    return place.to_bytes(_NONCE_BYTES, "big")
 
 
 def load_sealing_key(file: Path) -> bytes:
@@ -225,24 +240,3 @@ def _restored(described: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[
 def _changed(file: Path) -> SealedCacheError:
     message = f"{file}: cut, changed, or sealed with another key"
     return SealedCacheError(message, reason="changed")
-
-
-def _replace(file: Path, parts: Iterator[bytes]) -> None:
-    unfinished = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            for part in parts:
-                handle.write(part)
-            handle.flush()
-            os.fsync(handle.fileno())
-        unfinished.replace(file)
-    except BaseException:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -2,12 +2,13 @@
 
 import os
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 
-def replace_whole(file: Path, data: bytes, *, mode: int) -> None:
-    """Put `data` in the place of `file` in one step, and leave nothing beside it when that fails. Blocks.
+def replace_whole(file: Path, parts: Iterable[bytes], *, mode: int) -> None:
+    """Put `parts` in the place of `file` in one step, durably, and leave nothing beside it when that fails. Blocks.
 
     Raises:
         OSError: It can't be written; what was there before is there still.
@@ -19,7 +20,7 @@ def replace_whole(file: Path, data: bytes, *, mode: int) -> None:
         with os.fdopen(descriptor, "wb") as handle:
             # The umask took bits away; these are what was asked for.
             os.fchmod(handle.fileno(), mode)
-            handle.write(data)
+            handle.writelines(parts)
             handle.flush()
             os.fsync(handle.fileno())
         beside.replace(file)
@@ -27,3 +28,15 @@ def replace_whole(file: Path, data: bytes, *, mode: int) -> None:
         with suppress(OSError):
             beside.unlink()
         raise
+    # Where this user may write and not read, there is nothing to sync by; the file is whole all the same.
+    with suppress(PermissionError):
+        make_names_durable(file.parent)
+
+
+def make_names_durable(directory: Path) -> None:
+    """Return when no crash can take the names in `directory` back. Blocks. Raises: OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -19,7 +19,7 @@ def write_secret_file(file: Path, data: bytes, *, mode: int) -> bool:
     try:
         if _is_there(file, data, mode=mode):
             return False
-        replace_whole(file, data, mode=mode)
+        replace_whole(file, [data], mode=mode)
     except OSError as error:
         message = f"{file}: {error.strerror}; --output names a file in a directory that this user may write to"
         raise ClientSettingsError(message) from None

@@ -30,7 +30,7 @@ def write_verification(file: Path, report: VerificationReport, *, now: float, se
     text = generate_latest(_series_of(report, now=now, seconds=seconds))
     try:
         # The collector is another user, and nothing in here is secret.
-        replace_whole(file, text, mode=0o644)
+        replace_whole(file, [text], mode=0o644)
     except OSError as error:
         message = f"{file}: {error.strerror}; --metrics names a file in a directory that this user may write"
         raise SettingsInvalidError(message) from None

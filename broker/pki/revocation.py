@@ -85,7 +85,7 @@ def _entry(serial: int) -> x509.RevokedCertificate:
 
 def _replace(file: Path, data: bytes) -> None:
     try:
-        replace_whole(file, data, mode=0o644)
+        replace_whole(file, [data], mode=0o644)
     except OSError as error:
         message = f"{file}: {error.strerror}"
         raise SettingsInvalidError(message) from None

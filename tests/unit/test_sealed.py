@@ -134,6 +134,24 @@ def test_an_entry_of_another_file_is_found(sealed: SealedFile, tmp_path: Path) -
     assert reason_of(sealed) == "changed"
 
 
+def test_each_file_is_sealed_with_a_key_of_its_own(tmp_path: Path) -> None:
+    texts = set()
+    for name in ("one", "two"):
+        SealedFile(file=tmp_path / name, key=KEY).save([(SOURCE, entry())])
+        texts.add((tmp_path / name).read_bytes()[-60:])
+    assert len(texts) == 2, "with the same key, the same nonces would make the same bytes"
+
+
+def test_entries_that_changed_places_are_found(sealed: SealedFile, tmp_path: Path) -> None:
+    file = tmp_path / "sealed.cache"
+    sealed.save([(SOURCE, entry("first")), (SOURCE, entry("other"))])
+    data = file.read_bytes()
+    begin, end = data.index(b"{") - 8, data.rindex(b"end") - 8
+    half = (end - begin) // 2
+    file.write_bytes(data[:begin] + data[begin + half : end] + data[begin : begin + half] + data[end:])
+    assert reason_of(sealed) == "changed"
+
+
 def test_a_file_that_was_rolled_back_is_refused(sealed: SealedFile, tmp_path: Path) -> None:
     file = tmp_path / "sealed.cache"
     sealed.save([(SOURCE, entry("revoked"))])
