@@ -95,9 +95,7 @@ def client_settings(arguments: argparse.Namespace, environment: Mapping[str, str
     if missing:
         message = f"{', '.join(missing)} is missing; give it, or set its LOGFLUX_ variable (see --help)"
         raise ClientSettingsError(message)
-    if not named["url"].startswith("https://"):
-        message = "the broker is asked over https only; --url begins with https://"
-        raise ClientSettingsError(message)
+    _check_url(named["url"])
     _check_key(Path(named["key"]))
     return ClientSettings(
         url=named["url"],
@@ -241,6 +239,21 @@ def _given_up(status: int, body: bytes | None, *, closed: bool) -> BrokerError:
     if closed:
         return CertificateRefusedError("the broker closes the connection; it does not take this agent's certificate")
     return BrokerUnreachableError("the broker does not answer; is --url right, and does it run?")
+
+
+def _check_url(url: str) -> None:
+    if not url.startswith("https://"):
+        message = "the broker is asked over https only; --url begins with https://"
+        raise ClientSettingsError(message)
+    try:
+        address = urllib.parse.urlsplit(url)
+        more = address.path.strip("/") or address.query or address.fragment or "@" in address.netloc
+        is_plain = bool(address.hostname) and address.port != 0 and not more
+    except ValueError:
+        is_plain = False
+    if not is_plain:
+        message = "--url is the broker's host and port, and nothing more: https://broker.example:8443"
+        raise ClientSettingsError(message)
 
 
 def _check_key(key: Path) -> None:

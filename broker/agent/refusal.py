@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Final
 
 from broker.agent.answer import Answer, ResolveRefusedError
@@ -12,10 +13,8 @@ EXIT_NO: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 4
 
-# Refusals that are not about references, and that trying again does not change.
-_FINAL: Final = frozenset(
-    {"identity_refused", "invalid_token", "not_administrator", "pattern_malformed", "request_invalid"}
-)
+# Statuses that pass by themselves: 429, and what the broker can't help, which is every 5xx.
+_LATER: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 
 
 def say(error: BrokerError) -> int:
@@ -29,14 +28,20 @@ def say(error: BrokerError) -> int:
                     print(
                         f"  {result.get('reference')}: {result.get('status')}: {result.get('detail')}", file=sys.stderr
                     )
-            away = any(result.get("status") == "unavailable" for result in error.results) or not error.results
-            return EXIT_UNAVAILABLE if away and error.broker_code not in _FINAL else EXIT_NO
+            return EXIT_UNAVAILABLE if _may_pass(error) else EXIT_NO
         case BrokerUnreachableError():
             return EXIT_UNAVAILABLE
         case ClientSettingsError():
             return EXIT_USAGE
         case _:
             return EXIT_NO
+
+
+def _may_pass(error: ResolveRefusedError) -> bool:
+    """Tell whether trying again later may help."""
+    if error.results:
+        return any(result.get("status") == "unavailable" for result in error.results)
+    return error.status in _LATER or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def say_refused(answers: Iterable[Answer]) -> int:

@@ -113,9 +113,10 @@ class Supervisor:
             OSError: The command can't be run.
 
         """
-        self._start()
+        # Before the command is started: a signal in between would end this process alone.
         for number in _FORWARDED:
             signal.signal(number, self._forward)
+        self._start()
         self._watcher.start()
         while True:
             child = self._child
@@ -131,6 +132,9 @@ class Supervisor:
 
     def _start(self) -> None:
         self._child = subprocess.Popen(self._command, env=dict(self._environment))  # noqa: S603  The caller's command.
+        if self._ending:
+            # The signal came when there was nobody to pass it on to.
+            self._child.terminate()
 
     def _react(self, child: "subprocess.Popen[bytes]") -> None:
         # What changes meanwhile is covered by the one reading after it.

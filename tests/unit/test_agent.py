@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.agent.answer import Answer
+from broker.agent.answer import Answer, ResolveRefusedError
 from broker.agent.client import ClientSettingsError
 from broker.agent.exec import child_environment, references_of, wanted_variables
+from broker.agent.refusal import say
 from broker.pki.authority import create_authority, issue_certificate
 from broker.secret import Encoding, SecretValue
 
@@ -214,6 +215,40 @@ def test_a_missing_setting_is_named(broker: Broker) -> None:
     done = broker.run("get", "env:A", environment={"LOGFLUX_BROKER_URL": ""})
     assert done.returncode == 2
     assert b"--url" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://",
+        "https://:8443",
+        "https://broker.example:99999",
+        "https://broker.example:x",
+        "https://[::1",
+        "https://broker.example/v1/resolve",
+        "https://user@broker.example",
+        "https://broker.example?x=1",
+    ],
+)
+def test_an_address_that_is_no_host_and_port_is_refused(broker: Broker, url: str) -> None:
+    done = broker.run("get", "--url", url, "env:A")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"error[client_settings_invalid]: --url is the broker's host and port" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "ended"),
+    [
+        (400, "reference_count", 1),
+        (401, "identity_refused", 1),
+        (413, "body_too_large", 1),
+        (429, "rate_limited", 4),
+        (500, "internal", 4),
+        (503, "audit_unavailable", 4),
+    ],
+)
+def test_a_refusal_without_results_ends_with_4_only_when_it_may_pass(status: int, code: str, ended: int) -> None:
+    assert say(ResolveRefusedError("no", code=code, status=status, results=())) == ended
 
 
 def test_exec_puts_the_value_into_the_environment_and_nowhere_else(broker: Broker) -> None:
