@@ -1,6 +1,7 @@
 """Which implementation stands behind each protocol: providers, and the two stores. Nothing else picks one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -9,6 +10,7 @@ from broker.config import Settings
 from broker.config_source import validate_section
 from broker.leases.record import LeaseRecord
 from broker.providers.base import Provider, ProviderTools
+from broker.providers.own_variables import OwnVariables
 from broker.providers.registry import PROVIDERS, entry_for
 from broker.store.schema import schema_version
 from broker.store.sqlite import SqliteTrailStore
@@ -17,17 +19,28 @@ from broker.store.state import SqliteStateStore, read_leases
 
 
 def build_providers(settings: Settings, tools: ProviderTools) -> dict[str, Provider]:
-    """Return a provider for each section of `settings.providers`.
+    """Return a provider for each section of `settings.providers`, with `tools` and the variables that are its own.
 
     Raises:
-        SettingsInvalidError: A section names no provider, or does not fit its model.
+        SettingsInvalidError: A section names no provider, does not fit its model, or names an undeclared variable.
 
     """
-    built: dict[str, Provider] = {}
-    for scheme, section in settings.providers.items():
-        entry = entry_for(scheme)
-        built[scheme] = entry.build(validate_section(entry.settings, section, where=f"providers.{scheme}"), tools)
-    return built
+    sections = {
+        scheme: validate_section(entry_for(scheme).settings, section, where=f"providers.{scheme}")
+        for scheme, section in settings.providers.items()
+    }
+    # Before any provider is built, because one takes its variables out of the environment.
+    tools = replace(tools, own=_own_variables(sections))
+    return {scheme: entry_for(scheme).build(section, tools) for scheme, section in sections.items()}
+
+
+def _own_variables(sections: Mapping[str, BaseModel]) -> OwnVariables:
+    """Return the variables that hold credentials of the broker itself, as one of the providers' `sections` has them."""
+    for scheme, section in sections.items():
+        make = entry_for(scheme).own
+        if make is not None:
+            return make(section)
+    return OwnVariables()
 
 
 def provider_settings() -> dict[str, type[BaseModel]]:

@@ -70,22 +70,53 @@ def squid(*, login: str | None = None, tls: Files | None = None) -> Iterator[Pro
 
 
 @contextmanager
-def dante() -> Iterator[Proxy]:
-    """Run a SOCKS5 proxy that lets everybody through to this machine."""
+def dante(*, login: str | None = None, hosts: str | None = None) -> Iterator[Proxy]:
+    """Run a SOCKS5 proxy that lets everybody through to this machine.
+
+    With `login`, who knows `name:password` alone, because dante asks for a user of its machine. `hosts` is
+    what it has in place of /etc/hosts.
+    """
     program = needed("danted")
+    method = "none" if login is None else "username"
     with _directory() as directory:
         port = free_port()
         log = directory / "dante.log"
         config = directory / "danted.conf"
         config.write_text(
             f"logoutput: {log}\ninternal: 127.0.0.1 port = {port}\nexternal: 127.0.0.1\n"
-            "clientmethod: none\nsocksmethod: none\nuser.privileged: root\nuser.unprivileged: nobody\n"
+            f"clientmethod: none\nsocksmethod: {method}\nuser.privileged: root\nuser.unprivileged: nobody\n"
             "client pass { from: 127.0.0.0/8 to: 0.0.0.0/0 }\n"
             "socks pass { from: 127.0.0.0/8 to: 0.0.0.0/0 log: connect }\n"
         )
         command = [program, "-f", str(config), "-p", str(directory / "danted.pid"), "-N", "1"]
+        contents = {**({} if login is None else _with_user(login)), **({} if hosts is None else {"hosts": hosts})}
+        if contents:
+            command = _on_another_machine(directory, command, contents)
         with _running(command, port, log):
             yield Proxy(port, log)
+
+
+def _on_another_machine(directory: Path, command: list[str], contents: Mapping[str, str]) -> list[str]:
+    """Return `command` in a mount namespace of its own, with other `contents` in files of /etc."""
+    for file, content in contents.items():
+        (directory / file).touch(mode=Path("/etc", file).stat().st_mode & 0o777)
+        (directory / file).write_text(content)
+    mounts = "".join(f"mount --bind {directory}/{file} /etc/{file} && " for file in contents)
+    return ["unshare", "--mount", "sh", "-c", f'{mounts}exec "$@"', "sh", *command]
+
+
+def _with_user(login: str) -> dict[str, str]:
+    """Return what makes `name:password` one more user of a machine."""
+    name, _, password = login.partition(":")
+    lines = {"passwd": f"{name}:x:65533:65533::/:/bin/false", "shadow": f"{name}:{_hashed(password, '-6')}:1::::::"}
+    return {file: f"{line}\n{Path('/etc', file).read_text()}" for file, line in lines.items()}
+
+
+def _hashed(password: str, kind: str) -> str:
+    done = subprocess.run(
+        ["openssl", "passwd", kind, "-stdin"], input=password, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
 
 
 def _listener(directory: Path, tls: Files | None) -> str:
@@ -104,11 +135,8 @@ def _listener_options(directory: Path, tls: Files | None) -> str:
 
 def _demand(directory: Path, login: str) -> list[str]:
     name, _, password = login.partition(":")
-    hashed = subprocess.run(
-        ["openssl", "passwd", "-apr1", "-stdin"], input=password, capture_output=True, text=True, check=True
-    )
     passwords = directory / "passwords"
-    passwords.write_text(f"{name}:{hashed.stdout.strip()}\n")
+    passwords.write_text(f"{name}:{_hashed(password, '-apr1')}\n")
     return [
         f"auth_param basic program {_HELPER} {passwords}",
         "acl known proxy_auth REQUIRED",

@@ -1,16 +1,19 @@
 """Vault providers for tests, and what they were seen to do."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker.providers.base import ProviderTools
+from broker.providers.own_variables import OwnVariables
 from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.settings import VaultSettings
-from tests.openbao import OpenBao
+from tests.certificates import Files as Pair
+from tests.certificates import TestAuthority
+from tests.openbao import Files, OpenBao
 
 
 class Seen:
@@ -79,6 +82,27 @@ def private(file: Path, text: str) -> Path:
     return file
 
 
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> TestAuthority:
+    return TestAuthority(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="module")
+def server(authority: TestAuthority) -> Pair:
+    """The certificate of the store that speaks TLS."""
+    return authority.server(dns=("localhost", "vault.behind"))
+
+
+@pytest.fixture(scope="module")
+def secure(server: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    """A store that speaks TLS, with the value `secure` in `vault:secret/way#v`."""
+    it = OpenBao(tmp_path_factory.mktemp("bao"), tls=Files(server.certificate, server.key))
+    it.mount("secret", "kv", {"version": "2"})
+    it.put_secret("way", v="secure")
+    yield it
+    it.close()
+
+
 @pytest.fixture(autouse=True)
 async def closing(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Close every provider of a test, also of one that failed, so that a failure shows itself alone."""
@@ -94,7 +118,12 @@ def _keep(provider: VaultProvider) -> None:
 
 
 def provider_of(
-    address: str | list[str], auth: dict[str, Any], *, seen: Seen | None = None, **settings: Any
+    address: str | list[str],
+    auth: dict[str, Any],
+    *,
+    seen: Seen | None = None,
+    own: OwnVariables | None = None,
+    **settings: Any,
 ) -> VaultProvider:
     seen = seen or Seen()
     provider = VaultProvider(
@@ -106,7 +135,7 @@ def provider_of(
                 **settings,
             }
         ),
-        tools=ProviderTools(clock=seen, observer=seen, max_value_bytes=1_048_576),
+        tools=ProviderTools(clock=seen, observer=seen, max_value_bytes=1_048_576, own=own or OwnVariables()),
     )
     _keep(provider)
     return provider

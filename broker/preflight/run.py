@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from itertools import takewhile
 from typing import Final
@@ -21,7 +22,8 @@ from broker.policy_file import load_policy
 from broker.preflight.places import examine_addresses, examine_state
 from broker.preflight.tls import examine_tls
 from broker.providers.base import Provider, ProviderEntry, ProviderTools
-from broker.providers.registry import entry_for
+from broker.providers.own_variables import OwnVariables
+from broker.providers.registry import PROVIDERS, entry_for
 from broker.tracing import require_extra
 
 _ONLINE_SECONDS: Final = 15.0
@@ -54,8 +56,10 @@ def examine(source: SettingsSource, *, online: bool, running: bool) -> Iterator[
         policy = load_policy(settings.policy_file)
     except PolicyInvalidError as error:
         yield _policy_finding(settings, error)
+    # Before any provider is built, because one takes its variables out of the environment.
+    tools = _tools(source, settings)
     for scheme in settings.providers:
-        yield from _examine_provider(source, settings, scheme, policy, online=online)
+        yield from _examine_provider(source, scheme, tools, policy, online=online)
     if policy is not None:
         yield from _switched_off(settings, policy)
 
@@ -98,7 +102,7 @@ def _switched_off(settings: Settings, policy: Policy) -> Iterator[Finding]:
 
 
 def _examine_provider(
-    source: SettingsSource, settings: Settings, scheme: str, policy: Policy | None, *, online: bool
+    source: SettingsSource, scheme: str, tools: ProviderTools, policy: Policy | None, *, online: bool
 ) -> Iterator[Finding]:
     where = f"providers.{scheme}"
     try:
@@ -108,11 +112,10 @@ def _examine_provider(
         yield Finding(code="provider_unknown", where=where, why=why, fix="correct the name of the section")
         return
     try:
-        model = source.section(entry.settings, settings.providers[scheme], path=("providers", scheme))
+        model = source.section(entry.settings, source.settings().providers[scheme], path=("providers", scheme))
     except SettingsFaultsError as error:
         yield from error.findings
         return
-    tools = _tools(settings)
     found = list(entry.examine(model, tools))
     yield from found
     if not online:
@@ -177,6 +180,22 @@ def _paths(scheme: str, policy: Policy) -> list[str]:
     return sorted(found - {""})[:_PATHS]
 
 
-def _tools(settings: Settings) -> ProviderTools:
+def _tools(source: SettingsSource, settings: Settings) -> ProviderTools:
     metrics = Metrics(registry=CollectorRegistry(), version=version("logflux-broker"))
-    return ProviderTools(clock=SystemClock(), observer=metrics, max_value_bytes=settings.limits.max_value_bytes)
+    return ProviderTools(
+        clock=SystemClock(),
+        observer=metrics,
+        max_value_bytes=settings.limits.max_value_bytes,
+        own=_own_variables(source, settings),
+    )
+
+
+def _own_variables(source: SettingsSource, settings: Settings) -> OwnVariables:
+    """Return the variables that hold credentials of the broker itself; none where their section has a fault."""
+    for entry in PROVIDERS:
+        if entry.own is None or entry.scheme not in settings.providers:
+            continue
+        with suppress(SettingsFaultsError):
+            section = settings.providers[entry.scheme]
+            return entry.own(source.section(entry.settings, section, path=("providers", entry.scheme)))
+    return OwnVariables()

@@ -6,13 +6,14 @@ its text, which may name hosts, paths or values.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
 from broker.clock import Clock
 from broker.finding import Finding
+from broker.providers.own_variables import OwnVariables
 from broker.reference import Source
 from broker.secret import Reading, SecretValue
 
@@ -192,11 +193,12 @@ class UpstreamObserver(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderTools:
-    """What the composition root hands to every provider."""
+    """What the composition root hands to every provider; `own` are the variables with the broker's own credentials."""
 
     clock: Clock
     observer: UpstreamObserver
     max_value_bytes: int
+    own: OwnVariables = field(default_factory=OwnVariables)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +211,7 @@ class ProviderEntry:
         build: Makes the provider.
         examine: Finds, before the start, what would fail after it; reads files, changes and sends nothing. Blocks.
         spends_credential: Tells whether a login uses its credential up, so that nobody may log in just to look.
+        own: Makes the variables that hold credentials of the broker itself; None where the provider has none.
         reach: Returns when a built provider may look at a path, reading no secret; None when `ping` says it all.
 
     """
@@ -218,4 +221,5 @@ class ProviderEntry:
     build: Callable[[BaseModel, ProviderTools], Provider]
     examine: Callable[[BaseModel, ProviderTools], Iterable[Finding]]
     spends_credential: Callable[[BaseModel], bool] = lambda _settings: False
+    own: Callable[[BaseModel], OwnVariables] | None = None
     reach: Callable[[Provider, str], Awaitable[None]] | None = None

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from broker.errors import (
     MissingPart,
@@ -22,6 +22,7 @@ from broker.finding import Finding, FoundError, Severity
 from broker.key_file import read_private
 from broker.providers.base import ProviderTools
 from broker.providers.dotenv import read_dotenv
+from broker.providers.own_variables import OwnVariables
 from broker.reference import Source
 from broker.secret import Reading, SecretDocument, SecretValue
 
@@ -59,7 +60,12 @@ class EnvSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     names: tuple[Annotated[str, AfterValidator(_declarable)], ...] = Field(
-        description="Names that are declared; a name that is not here is denied."
+        default=(), description="Names that are declared; a name that is not here is denied."
+    )
+    own_names: tuple[Annotated[str, AfterValidator(_declarable)], ...] = Field(
+        default=(),
+        description="Names for credentials of the broker itself, such as `${PROXY_LOGIN}` in `providers.vault.proxy`; "
+        "denied to every agent, whatever the policy says.",
     )
     env_files: tuple[Annotated[Path, AfterValidator(_absolute)], ...] = Field(
         default=(), description="Files of NAME=value lines, mode 0600 or 0400, read again when they change."
@@ -67,6 +73,17 @@ class EnvSettings(BaseModel):
     allow_empty: bool = Field(
         default=False, description="Whether an empty variable is a value; else it counts as missing."
     )
+
+    @model_validator(mode="after")
+    def _apart(self) -> "EnvSettings":
+        if not self.names and not self.own_names:
+            message = "declares no name; write names, or leave the section out"
+            raise ValueError(message)
+        both = sorted(set(self.names) & set(self.own_names))
+        if both:
+            message = f"{both[0]} stands in names and in own_names; agents may have it, or the broker alone"
+            raise ValueError(message)
+        return self
 
 
 class EnvProvider:
@@ -89,8 +106,8 @@ class EnvProvider:
         # One thread of its own: files are read one after the other, and a hanging one holds up nothing else.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="broker-env")
         self._values()
-        for name in self._snapshot:
-            del os.environ[name]
+        for name in (*self._snapshot, *settings.own_names):
+            os.environ.pop(name, None)
 
     def check(self, source: Source) -> None:
         """Refuse a name that is not declared.
@@ -180,6 +197,11 @@ class EnvProvider:
         if known is None or known[0] != stamp or young:
             known = self._files[file] = (stamp, read_dotenv(self._reader(file), where=str(file)))
         return known[1]
+
+
+def own_variables(settings: EnvSettings) -> OwnVariables:
+    """Return the variables that hold credentials of the broker itself, as they are before a provider takes them out."""
+    return OwnVariables(names=settings.own_names, files=settings.env_files)
 
 
 def examine_env(settings: EnvSettings) -> Iterator[Finding]:

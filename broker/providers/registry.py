@@ -6,7 +6,7 @@ from typing import Final, cast
 
 from broker.errors import SettingsInvalidError
 from broker.providers.base import ProviderEntry
-from broker.providers.env import EnvProvider, EnvSettings, examine_env
+from broker.providers.env import EnvProvider, EnvSettings, examine_env, own_variables
 from broker.providers.file.examination import examine_files
 from broker.providers.file.provider import FileProvider
 from broker.providers.file.settings import FileSettings
@@ -20,6 +20,7 @@ PROVIDERS: Final[tuple[ProviderEntry, ...]] = (
         settings=EnvSettings,
         build=lambda settings, tools: EnvProvider(settings=cast("EnvSettings", settings), tools=tools),
         examine=lambda settings, _tools: examine_env(cast("EnvSettings", settings)),
+        own=lambda settings: own_variables(cast("EnvSettings", settings)),
     ),
     ProviderEntry(
         scheme="file",

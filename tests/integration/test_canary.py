@@ -14,11 +14,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
 from broker.cli.sandbox import BROKER_RULES_IN_THE_STORE, SHIPPER, sandbox, store_request
 from broker.key_file import write_private
+from tests.certificates import TestAuthority
+from tests.openbao import Files as StoreFiles
+from tests.openbao import OpenBao
+from tests.proxies import squid
 from tests.receivers import Receiver, receiving
-from tests.running import RunningBroker, audit, running, serving
+from tests.running import RunningBroker, audit, running, serving, verb
+from tests.vaults import private
 from tests.waiting import wait_until
 
 CANARY = "Kanarie/4711+geheim&süß"
@@ -218,6 +224,57 @@ def agent_exec(broker: RunningBroker) -> bytes:
     done = subprocess.run(command, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
+
+
+def test_what_opens_the_way_to_the_store_is_shown_nowhere(tmp_path: Path) -> None:
+    """Both the login of the proxy and the broker's token come by a reference, good ones and then a wrong one."""
+    authority = TestAuthority(tmp_path / "pki")
+    login = f"broker:{CANARY}"
+    files = StoreFiles(*authority.server())
+    with sandbox(fresh_for="5m") as place, squid(login=login) as proxy:
+        store = OpenBao(tmp_path / "bao", tls=files)
+        store.mount("secret", "kv", {"version": "2"})
+        store.put_secret("logflux", api_key="plain")
+        token = store.token("root")
+        own = private(tmp_path / "own.env", f"PROXY_LOGIN='{login}'\nSTORE_TOKEN={token}\n")
+        settings = yaml.safe_load(place.settings_file.read_text())
+        settings["providers"]["env"] |= {"own_names": ["PROXY_LOGIN", "STORE_TOKEN"], "env_files": [str(own)]}
+        settings["providers"]["vault"] = {
+            "address": f"https://localhost:{store.port}",
+            "ca_file": str(authority.ca_path),
+            "proxy": {"address": f"http://127.0.0.1:{proxy.port}", "credentials": "${PROXY_LOGIN}"},
+            "auth": {"token": "${STORE_TOKEN}"},
+        }
+        place.settings_file.write_text(yaml.safe_dump(settings))
+        with serving(place, environment={"LOGFLUX_LOG_LEVEL": "debug"}) as broker:
+            answers = [broker.resolve("vault:secret/logflux#api_key"), broker.resolve("env:PROXY_LOGIN")]
+            assert [answer.status for answer in answers] == [200, 403]
+            private(own, f"PROXY_LOGIN='wrong:{CANARY}'\nSTORE_TOKEN={token}\n")
+            wait_until(lambda: broker.operations("/readyz").status == 503)
+            places = {"ready": broker.operations("/readyz").body, "metrics": broker.operations("/metrics").body}
+            answers.append(broker.resolve("vault:secret/logflux?version=1#api_key"))
+            assert b"the proxy refuses" in places["ready"]
+            for name in ("cmdline", "environ"):
+                with suppress(PermissionError):
+                    places[name] = Path(f"/proc/{broker.child.handle.pid}/{name}").read_bytes()
+            assert broker.terminate() == 0
+        places |= {f"answer {number}": answer.body for number, answer in enumerate(answers)}
+        places |= {
+            "log": broker.child.log.read_bytes(),
+            **{file.name: file.read_bytes() for file in state_files(broker)},
+        }
+        shown = run_config_show(place.settings_file)
+        store.close()
+    assert {"log", "audit.db", "metrics"} <= places.keys()
+    places["config show"] = shown
+    assert found_in(places) == []
+    assert [name for name, content in places.items() if token.encode() in content] == []
+
+
+def run_config_show(settings: Path) -> bytes:
+    done = verb("config", "show", "--config", str(settings))
+    assert "${PROXY_LOGIN}" in done.stdout
+    return (done.stdout + done.stderr).encode()
 
 
 def test_no_object_that_holds_the_canary_shows_it_and_no_bug_tells_it() -> None:

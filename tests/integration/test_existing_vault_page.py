@@ -119,11 +119,12 @@ async def test_a_way_to_log_in_works_as_the_page_says(setting: Setting, title: s
         await provider.aclose()
 
 
-@pytest.mark.parametrize("title", ["By AWS IAM", "Namespaces, addresses, proxies"])
+@pytest.mark.parametrize("title", ["By AWS IAM", "Namespaces, addresses, proxies", "Credentials by a reference"])
 def test_settings_that_can_not_be_tried_here_are_valid(title: str) -> None:
     validate_section(VaultSettings, section_of(SECTIONS[title]), where="providers.vault")
 
 
 def test_every_way_to_log_in_has_its_section() -> None:
     shown = {name for title, text in SECTIONS.items() if title.startswith("By ") for name in section_of(text)["auth"]}
-    assert shown == set(VaultSettings.model_fields["auth"].annotation.model_fields) - {"namespace"}  # type: ignore[union-attr]  # A model.
+    # `token` is `token_file` by a reference.
+    assert shown == set(VaultSettings.model_fields["auth"].annotation.model_fields) - {"namespace", "token"}  # type: ignore[union-attr]  # A model.

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.errors import SourceUnavailableError
+from broker.providers.own_variables import OwnVariables
 from broker.providers.vault.provider import VaultProvider
 from broker.reference import parse
 from tests.aws_front import aws_front
@@ -357,6 +358,20 @@ async def test_aws_credentials_that_were_replaced_are_signed_with_at_the_next_lo
         assert "refuses the broker's login" in await refused(provider)
         private(tmp_path / "secret_access_key", front.secret_key)
         assert (await provider.fetch(SECRET)).version
+        await provider.aclose()
+
+
+async def test_aws_credentials_come_from_declared_variables(
+    openbao: OpenBao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with aws_front(openbao, session_token="temporary") as front:
+        monkeypatch.setenv("OWN_KEY_ID", front.access_key)
+        file = private(tmp_path / "own.env", f"OWN_KEY={front.secret_key}\nOWN_SESSION=temporary\n")
+        own = OwnVariables(names=["OWN_KEY_ID", "OWN_KEY", "OWN_SESSION"], files=[file])
+        named = {"access_key_id": "${OWN_KEY_ID}", "secret_access_key": "${OWN_KEY}", "session_token": "${OWN_SESSION}"}
+        provider = provider_of(front.address, {"aws": {"role": "broker", **named}}, own=own)
+        assert (await provider.fetch(SECRET)).version
+        assert len(front.logins) == 1
         await provider.aclose()
 
 

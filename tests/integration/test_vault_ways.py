@@ -21,10 +21,10 @@ from tests.certificates import Files as Pair
 from tests.certificates import TestAuthority
 from tests.faults.lagging import Lag
 from tests.openbao import Cluster, Files, OpenBao
-from tests.vaults import Seen, closing, private, provider_of
+from tests.vaults import Seen, authority, closing, private, provider_of, secure, server
 from tests.waiting import until
 
-__all__ = ["closing"]
+__all__ = ["authority", "closing", "secure", "server"]
 
 READER = 'path "secret/data/*" { capabilities = ["read"] }'
 SECRET = parse("vault:secret/way#v").source
@@ -422,25 +422,6 @@ async def test_no_credential_of_any_login_is_in_an_error_a_log_or_a_repr(
 
 
 # Trust.
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> TestAuthority:
-    return TestAuthority(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(scope="module")
-def server(authority: TestAuthority) -> Pair:
-    return authority.server()
-
-
-@pytest.fixture(scope="module")
-def secure(server: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    it = OpenBao(tmp_path_factory.mktemp("bao"), tls=Files(server.certificate, server.key))
-    it.mount("secret", "kv", {"version": "2"})
-    it.put_secret("way", v="secure")
-    yield it
-    it.close()
 
 
 def secure_provider(

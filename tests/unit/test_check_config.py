@@ -239,6 +239,17 @@ def test_an_error_is_found_by_its_code(place: Place, capsys: pytest.CaptureFixtu
     assert (status, found.get(code)) == (3, "error"), found
 
 
+def test_a_credential_in_a_variable_is_found_as_the_start_finds_it(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault(place, auth={"token": "${OWN_TOKEN}"})
+    assert place.check(capsys)[1]["store_credential"] == "error", "it is not declared"
+    place.set("providers.env.own_names", ["OWN_TOKEN"])
+    assert place.check(capsys)[1]["store_credential"] == "error", "it is not set"
+    monkeypatch.setenv("OWN_TOKEN", "s.token")
+    assert "store_credential" not in place.check(capsys)[1]
+
+
 @pytest.mark.parametrize("code", WARNINGS)
 def test_a_warning_alone_lets_the_broker_start_unless_strict(
     place: Place, capsys: pytest.CaptureFixture[str], code: str

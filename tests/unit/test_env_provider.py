@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from broker.clock import SystemClock
 from broker.errors import (
@@ -284,3 +285,31 @@ async def test_nothing_is_read_after_the_end(make: Make, tmp_path: Path) -> None
     await provider.aclose()
     with pytest.raises(SourceUnavailableError, match="stopping"):
         await provider.fetch(SOURCE)
+
+
+# Names for credentials of the broker itself.
+
+
+async def test_a_variable_of_the_broker_itself_is_denied_and_inherited_by_nobody(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OWN", "canary")
+    file = file_of(tmp_path, "OWN_TOO=canary\n")
+    settings = EnvSettings(own_names=("OWN", "OWN_TOO"), env_files=(file,))
+    provider = await asyncio.to_thread(EnvProvider, settings=settings, tools=tools())
+    for name in settings.own_names:
+        with pytest.raises(UpstreamDeniedError, match=r"not declared in providers\.env\.names"):
+            await provider.fetch(Source("env", name))
+    assert "OWN" not in os.environ
+    await provider.aclose()
+
+
+@pytest.mark.parametrize(
+    ("names", "own_names", "reason"),
+    [(("A",), ("B", "A"), "A stands in names and in own_names"), ((), (), "declares no name")],
+)
+def test_names_are_declared_for_agents_or_for_the_broker(
+    names: tuple[str, ...], own_names: tuple[str, ...], reason: str
+) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        EnvSettings(names=names, own_names=own_names)

@@ -6,6 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from broker.errors import SourceUnavailableError
+from broker.providers.own_variables import OwnVariables
+from broker.providers.vault.places import Located
 from broker.providers.vault.proxy import ProxySettings, read_proxy_login
 
 
@@ -76,7 +78,7 @@ def test_credentials_of_another_form_are_refused_and_not_shown(tmp_path: Path, c
     file.touch(mode=0o600)
     file.write_bytes(content)
     with pytest.raises(SourceUnavailableError, match="holds no name:password") as caught:
-        read_proxy_login(file)
+        read_proxy_login(Located("credentials_file", file), own=OwnVariables())
     assert "canary" not in caught.value.detail
 
 
@@ -85,13 +87,13 @@ def test_credentials_that_others_may_read_are_refused_by_the_name_of_the_setting
     file.write_text("name:canary")
     file.chmod(0o644)
     with pytest.raises(SourceUnavailableError, match=r"providers\.vault\.proxy\.credentials_file: mode 0644"):
-        read_proxy_login(file)
+        read_proxy_login(Located("credentials_file", file), own=OwnVariables())
 
 
 def test_credentials_do_not_show_themselves(tmp_path: Path) -> None:
     file = tmp_path / "proxy"
     file.touch(mode=0o600)
     file.write_text("name:ca:nary\n")
-    login = read_proxy_login(file)
+    login = read_proxy_login(Located("credentials_file", file), own=OwnVariables())
     assert (login.name, login.password.reveal().decode()) == ("name", "ca:nary")
     assert "nary" not in f"{login!r}{login}"

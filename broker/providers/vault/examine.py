@@ -17,11 +17,11 @@ from broker.providers.vault.settings import VaultSettings
 def examine_vault(settings: VaultSettings, tools: ProviderTools) -> Iterator[Finding]:
     """Find a credential that can't be read, and files of the way to the store that can't be used. Blocks."""
     try:
-        login_method(settings.auth, observer=tools.observer).read()
+        login_method(settings.auth, observer=tools.observer, own=tools.own).read()
     except SourceUnavailableError as error:
         yield _unusable(error, code="store_credential", fix="put a good credential in its file")
     try:
-        MaterialFiles(settings=settings).read()
+        MaterialFiles(settings=settings, own=tools.own).read()
     except SourceUnavailableError as error:
         yield _unusable(error, code="store_files", fix="put a good file there")
     else:
@@ -32,7 +32,7 @@ def examine_vault(settings: VaultSettings, tools: ProviderTools) -> Iterator[Fin
 def spends_credential(settings: VaultSettings) -> bool:
     """Tell whether a login uses the credential up, so that nobody may log in just to look."""
     approle = settings.auth.approle
-    return approle is not None and approle.wrapped_secret_id_file is not None
+    return approle is not None and approle.credential("wrapped_secret_id") is not None
 
 
 def _unusable(error: SourceUnavailableError, *, code: str, fix: str) -> Finding:

@@ -1,9 +1,13 @@
 """What the way to the store needs from files: authorities, certificates with their keys, the proxy's password."""
 
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from broker.providers.own_variables import OwnVariables
+from broker.providers.vault.places import Located, Variable
 from broker.providers.vault.proxy import ProxyLogin, read_proxy_login
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.trust import TrustStore
@@ -22,16 +26,18 @@ class Material:
 class MaterialFiles:
     """Read the files, and tell when they have changed. Everything here blocks."""
 
-    def __init__(self, *, settings: VaultSettings) -> None:
+    def __init__(self, *, settings: VaultSettings, own: OwnVariables) -> None:
         """Keep the settings; nothing is read."""
         self._settings = settings
-        shown, login, proxy = settings.client_certificate, settings.auth.certificate, settings.proxy
+        self._own = own
+        shown, login = settings.client_certificate, settings.auth.certificate
+        self._proxy_login = settings.proxy.credential("credentials") if settings.proxy else None
         self._files = WatchedFiles(
             [
                 settings.ca_file,
                 *((shown.certificate_file, shown.key_file) if shown else ()),
                 *((login.certificate_file, login.key_file) if login else ()),
-                proxy.credentials_file if proxy else None,
+                *_files_of(self._proxy_login, own),
             ]
         )
 
@@ -48,7 +54,7 @@ class MaterialFiles:
         """
         settings = self._settings
         proxy = settings.proxy
-        login = read_proxy_login(proxy.credentials_file) if proxy and proxy.credentials_file else None
+        login = read_proxy_login(self._proxy_login, own=self._own) if self._proxy_login else None
         if not settings.uses_tls:
             return Material(common=None, identified=None, proxy_login=login)
         over_tls = proxy is not None and proxy.address.startswith("https://")
@@ -67,3 +73,10 @@ class MaterialFiles:
         if own is not None:
             identified = trust.context(certificate=own.certificate_file, key=own.key_file, section="auth.certificate")
         return Material(common=common, identified=identified, proxy_login=login)
+
+
+def _files_of(credential: Located | None, own: OwnVariables) -> Sequence[Path]:
+    """Return the files whose change may change `credential`."""
+    if credential is None:
+        return ()
+    return own.files if isinstance(credential.place, Variable) else (credential.place,)

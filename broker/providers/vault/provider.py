@@ -38,6 +38,7 @@ from broker.providers.vault.leasing import StoreLeases
 from broker.providers.vault.login import StoreLogin
 from broker.providers.vault.logins.methods import login_method
 from broker.providers.vault.mounts import Mount, MountTable
+from broker.providers.vault.places import require_declared
 from broker.providers.vault.revisions import FolderListings
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.transport import StoreTransport
@@ -63,14 +64,20 @@ class VaultProvider:
     """Read secrets of one store."""
 
     def __init__(self, *, settings: VaultSettings, tools: ProviderTools) -> None:
-        """Prepare; nothing is read and nothing is sent before the first use."""
+        """Prepare; nothing is read and nothing is sent before the first use.
+
+        Raises:
+            SettingsInvalidError: They name a variable that is not declared.
+
+        """
+        require_declared(settings, tools.own, where="providers.vault")
         self._settings = settings
         self._clock = tools.clock
         self._limit = tools.max_value_bytes
-        self._transport = StoreTransport(settings=settings, clock=tools.clock, observer=tools.observer)
+        self._transport = StoreTransport(settings=settings, own=tools.own, clock=tools.clock, observer=tools.observer)
         self._login = StoreLogin(
             settings=settings,
-            method=login_method(settings.auth, observer=tools.observer),
+            method=login_method(settings.auth, observer=tools.observer, own=tools.own),
             transport=self._transport,
             clock=tools.clock,
         )

@@ -13,22 +13,25 @@ from urllib.parse import urlsplit
 import aiohttp
 from pydantic import Field, field_validator
 
-from broker.errors import SettingsInvalidError, SourceUnavailableError
-from broker.key_file import read_private
-from broker.providers.vault.section import Section
+from broker.errors import SourceUnavailableError
+from broker.providers.own_variables import OwnVariables
+from broker.providers.vault.places import CredentialSection, Located, Place, read_place
 from broker.secret import SecretValue
 
 _SUFFIX: Final = re.compile(r"\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _SETTING: Final = "providers.vault.proxy"
 
 
-class ProxySettings(Section):
+class ProxySettings(CredentialSection):
     """A proxy between the broker and the store; nothing is taken from the environment."""
 
     address: str = Field(description="`http://`, `https://` or `socks5://` with host and port.")
-    credentials_file: Path | None = Field(
-        default=None, description="File with `name:password` for the proxy, mode 0600 or 0400."
+    credentials: Place | None = Field(
+        default=None,
+        description="Where `name:password` for the proxy stands: `${NAME}` of `providers.env.own_names`, or "
+        "the absolute path of a file of mode 0600 or 0400. Followed when it changes.",
     )
+    credentials_file: Path | None = Field(default=None, description="Instead: the path of that file.")
     resolve_names: Literal["proxy", "broker"] = Field(
         default="proxy", description="Who resolves the store's name for SOCKS5; an HTTP proxy always does."
     )
@@ -40,7 +43,7 @@ class ProxySettings(Section):
     @field_validator("address")
     @classmethod
     def _safe_address(cls, address: str) -> str:
-        message = "the proxy is http://, https:// or socks5:// with host:port; credentials stand in credentials_file"
+        message = "the proxy is http://, https:// or socks5:// with host:port; credentials stand in credentials"
         try:
             parts = urlsplit(address)
             host, port = parts.hostname, parts.port
@@ -82,18 +85,17 @@ class ProxyLogin:
         return {"Proxy-Authorization": f"Basic {pair}"}
 
 
-def read_proxy_login(file: Path) -> ProxyLogin:
-    """Return what `credentials_file` holds. Blocks.
+def read_proxy_login(credential: Located, *, own: OwnVariables) -> ProxyLogin:
+    """Return the credentials for the proxy. Blocks.
 
     Raises:
         SourceUnavailableError: It can't be used; names the setting.
 
     """
-    setting = f"{_SETTING}.credentials_file"
+    setting = f"{_SETTING}.{credential.setting}"
+    text = read_place(credential.place, setting=setting, own=own)
     try:
-        name, colon, password = read_private(file).decode().strip().partition(":")
-    except SettingsInvalidError as error:
-        raise SourceUnavailableError(error.detail.replace(str(file), setting)) from None
+        name, colon, password = text.decode().strip().partition(":")
     except UnicodeDecodeError:
         name = colon = password = ""
     if not name or not colon or not password or not (name + password).isprintable():

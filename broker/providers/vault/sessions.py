@@ -10,6 +10,7 @@ from broker.clock import Clock
 from broker.errors import SourceUnavailableError
 from broker.logs import EventLogger
 from broker.providers.base import UpstreamObserver
+from broker.providers.own_variables import OwnVariables
 from broker.providers.vault.failures import NothingSentError
 from broker.providers.vault.flight import SingleFlight
 from broker.providers.vault.material import Material, MaterialFiles
@@ -42,12 +43,12 @@ class Sessions:
 class SessionPool:
     """Hand out the sessions that fit the files as they are now."""
 
-    def __init__(self, *, settings: VaultSettings, clock: Clock, observer: UpstreamObserver) -> None:
+    def __init__(self, *, settings: VaultSettings, own: OwnVariables, clock: Clock, observer: UpstreamObserver) -> None:
         """Keep the collaborators; nothing is read and nothing opened before the first use."""
         self._settings = settings
         self._clock = clock
         self._observer = observer
-        self._files = MaterialFiles(settings=settings)
+        self._files = MaterialFiles(settings=settings, own=own)
         self._flights = SingleFlight()
         self._current: Sessions | None = None
         self._looked = float("-inf")

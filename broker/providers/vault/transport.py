@@ -6,6 +6,7 @@ from typing import Final
 from broker.clock import Clock
 from broker.errors import SecretUnusableError, SourceUnavailableError
 from broker.providers.base import UpstreamObserver
+from broker.providers.own_variables import OwnVariables
 from broker.providers.vault.addresses import AddressBook, Health
 from broker.providers.vault.breaker import Breaker, Permit, PlaceBreakers
 from broker.providers.vault.budget import Budget
@@ -28,7 +29,7 @@ _HEALTHS: Final = {200: Health.ACTIVE, 429: Health.STANDBY, 473: Health.STANDBY}
 class StoreTransport:
     """Send requests to one store."""
 
-    def __init__(self, *, settings: VaultSettings, clock: Clock, observer: UpstreamObserver) -> None:
+    def __init__(self, *, settings: VaultSettings, own: OwnVariables, clock: Clock, observer: UpstreamObserver) -> None:
         """Keep the settings; connections are made in the running loop, at the first request."""
         self._clock = clock
         self._observer = observer
@@ -40,7 +41,7 @@ class StoreTransport:
             max_connections=settings.max_connections,
             observer=observer,
         )
-        self._sessions = SessionPool(settings=settings, clock=clock, observer=observer)
+        self._sessions = SessionPool(settings=settings, own=own, clock=clock, observer=observer)
         self._progress = SeenProgress()
         self._connection = StoreConnection(settings=settings, sessions=self._sessions, clock=clock)
         self._addresses = AddressBook(

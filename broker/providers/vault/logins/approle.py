@@ -2,19 +2,21 @@
 
 from typing import Any
 
-from broker.providers.vault.logins.method import Credential, Grant, read_secret, read_word
+from broker.providers.vault.logins.method import Credential, CredentialReader, Grant
 from broker.providers.vault.logins.settings import AppRoleSettings
 from broker.providers.vault.logins.wrapping import WrappingToken
+from broker.providers.vault.places import Located
 
 
 class AppRoleLogin:
-    """Log in with the secret id in a file, or in the wrapping token of a file."""
+    """Log in with the secret id, or with the wrapping token that holds it."""
 
     follows_file = False
 
-    def __init__(self, *, settings: AppRoleSettings, wrapping: WrappingToken | None) -> None:
+    def __init__(self, *, settings: AppRoleSettings, reader: CredentialReader, wrapping: WrappingToken | None) -> None:
         """Keep the settings; `wrapping` opens the secret id when it comes wrapped."""
         self._settings = settings
+        self._reader = reader
         self._wrapping = wrapping
 
     def read(self) -> Credential:
@@ -23,15 +25,9 @@ class AppRoleLogin:
         role_id = settings.role_id
         if settings.role_id_file is not None:
             # A role id is a name and no secret, so its file may be readable.
-            role_id = read_word(settings.role_id_file, "approle.role_id_file")
-        if settings.secret_id_file is not None:
-            secret = read_secret(settings.secret_id_file, "approle.secret_id_file")
-        elif settings.wrapped_secret_id_file is not None:
-            secret = read_secret(settings.wrapped_secret_id_file, "approle.wrapped_secret_id_file")
-        else:
-            # The settings have refused this.
-            raise AssertionError
-        return Credential.of(str(role_id), secret)
+            role_id = self._reader.name(Located("role_id_file", settings.role_id_file))
+        secret = settings.credential("secret_id") or settings.needed("wrapped_secret_id")
+        return Credential.of(str(role_id), self._reader.secret(secret))
 
     async def log_in(self, client: Any, credential: Credential) -> Grant:  # noqa: ANN401  hvac has no types.
         """Log in, as `LoginMethod.log_in`; a wrapping token is opened first, once in its life."""

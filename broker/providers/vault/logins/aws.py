@@ -2,28 +2,30 @@
 
 from typing import Any
 
-from broker.providers.vault.logins.method import Credential, Grant, read_secret, read_word
+from broker.providers.vault.logins.method import Credential, CredentialReader, Grant
 from broker.providers.vault.logins.settings import AwsSettings
 
 
 class AwsLogin:
-    """Log in with the access key in files; nothing is taken from the environment or from the machine."""
+    """Log in with a named access key; nothing is taken from the environment or from the machine unasked."""
 
     follows_file = False
 
-    def __init__(self, *, settings: AwsSettings) -> None:
+    def __init__(self, *, settings: AwsSettings, reader: CredentialReader) -> None:
         """Keep the settings."""
         self._settings = settings
+        self._reader = reader
 
     def read(self) -> Credential:
         """Return access key id, secret access key and session token, as `LoginMethod.read`."""
-        settings = self._settings
+        settings, reader = self._settings, self._reader
         parts = [
-            read_word(settings.access_key_id_file, "aws.access_key_id_file"),
-            read_secret(settings.secret_access_key_file, "aws.secret_access_key_file"),
+            reader.name(settings.needed("access_key_id")),
+            reader.secret(settings.needed("secret_access_key")),
         ]
-        if settings.session_token_file is not None:
-            parts.append(read_secret(settings.session_token_file, "aws.session_token_file"))
+        session_token = settings.credential("session_token")
+        if session_token is not None:
+            parts.append(reader.secret(session_token))
         return Credential.of(*parts)
 
     async def log_in(self, client: Any, credential: Credential) -> Grant:  # noqa: ANN401  hvac has no types.

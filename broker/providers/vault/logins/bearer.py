@@ -2,22 +2,24 @@
 
 from typing import Any
 
-from broker.providers.vault.logins.method import Credential, Grant, read_secret, read_word
+from broker.providers.vault.logins.method import Credential, CredentialReader, Grant
 from broker.providers.vault.logins.settings import JwtSettings, KubernetesSettings
+from broker.providers.vault.places import Located
 
 
 class JwtLogin:
-    """Log in with the JWT in a file."""
+    """Log in with a JWT."""
 
     follows_file = False
 
-    def __init__(self, *, settings: JwtSettings) -> None:
+    def __init__(self, *, settings: JwtSettings, reader: CredentialReader) -> None:
         """Keep the settings."""
         self._settings = settings
+        self._reader = reader
 
     def read(self) -> Credential:
         """Return the JWT, as `LoginMethod.read`."""
-        return Credential.of(read_secret(self._settings.token_file, "jwt.token_file"))
+        return Credential.of(self._reader.secret(self._settings.needed("token")))
 
     async def log_in(self, client: Any, credential: Credential) -> Grant:  # noqa: ANN401  hvac has no types.
         """Log in, as `LoginMethod.log_in`."""
@@ -31,13 +33,14 @@ class KubernetesLogin:
 
     follows_file = False
 
-    def __init__(self, *, settings: KubernetesSettings) -> None:
+    def __init__(self, *, settings: KubernetesSettings, reader: CredentialReader) -> None:
         """Keep the settings."""
         self._settings = settings
+        self._reader = reader
 
     def read(self) -> Credential:
         """Return the token, as `LoginMethod.read`; its mode is Kubernetes' choice."""
-        return Credential.of(read_word(self._settings.token_file, "kubernetes.token_file"))
+        return Credential.of(self._reader.name(Located("token_file", self._settings.token_file)))
 
     async def log_in(self, client: Any, credential: Credential) -> Grant:  # noqa: ANN401  hvac has no types.
         """Log in, as `LoginMethod.log_in`."""

@@ -1,13 +1,13 @@
 """What every way to log in promises: it reads its credential, and trades it for a token."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
-from broker.errors import SettingsInvalidError, SourceUnavailableError
-from broker.key_file import read_private
+from broker.errors import SourceUnavailableError
+from broker.providers.own_variables import OwnVariables
+from broker.providers.vault.places import Located, Variable, read_place
 from broker.secret import Encoding, SecretValue
 
 
@@ -88,38 +88,49 @@ class LoginMethod(Protocol):
         ...
 
 
-def read_secret(file: Path, setting: str) -> str:
-    """Return the one word in a file that nobody else may read.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialReader:
+    """Read the credentials of one way to log in; everything here blocks."""
 
-    Raises:
-        SourceUnavailableError: There is none, or others may read it.
+    section: str
+    own: OwnVariables
 
-    """
-    return _word(file, setting, read_private)
+    def secret(self, credential: Located) -> str:
+        """Return the one word at a place that nobody else may read.
+
+        Raises:
+            SourceUnavailableError: There is none, or others may read it; names the setting, not the path.
+
+        """
+        setting = self._name(credential.setting)
+        return _word(read_place(credential.place, setting=setting, own=self.own), setting)
+
+    def name(self, credential: Located) -> str:
+        """Return the one word of a variable, or of a file that anybody may read.
+
+        Raises:
+            SourceUnavailableError: There is none; names the setting, not the path.
+
+        """
+        if isinstance(credential.place, Variable):
+            return self.secret(credential)
+        setting = self._name(credential.setting)
+        try:
+            return _word(credential.place.read_bytes(), setting)
+        except OSError as error:
+            message = f"{setting}: {error.strerror}"
+            raise SourceUnavailableError(message) from None
+
+    def _name(self, setting: str) -> str:
+        return ".".join(filter(None, ("providers.vault.auth", self.section, setting)))
 
 
-def read_word(file: Path, setting: str) -> str:
-    """Return the one word in a file that anybody may read.
-
-    Raises:
-        SourceUnavailableError: There is none.
-
-    """
-    return _word(file, setting, Path.read_bytes)
-
-
-def _word(file: Path, setting: str, read: Callable[[Path], bytes]) -> str:
-    setting = f"providers.vault.auth.{setting}"
+def _word(text: bytes, setting: str) -> str:
     try:
-        text = read(file).decode("ascii").strip()
-    except SettingsInvalidError as error:
-        raise SourceUnavailableError(error.detail.replace(str(file), setting)) from None
-    except OSError as error:
-        message = f"{setting}: {error.strerror}"
-        raise SourceUnavailableError(message) from None
+        word = text.decode("ascii").strip()
     except UnicodeDecodeError:
-        text = ""
-    if not text.isprintable() or not text or " " in text:
+        word = ""
+    if not word.isprintable() or not word or " " in word:
         message = f"{setting}: holds no credential in one line"
         raise SourceUnavailableError(message)
-    return text
+    return word

@@ -1,27 +1,28 @@
-"""A token in a file, which somebody else may keep fresh: the agent of Vault or OpenBao, an operator."""
+"""A token that stands somewhere, which somebody else may keep fresh: the agent of Vault or OpenBao, an operator."""
 
-from pathlib import Path
 from typing import Any, Final
 
 from broker.logs import EventLogger
 from broker.providers.vault.answers import StoreAnswerError
-from broker.providers.vault.logins.method import Credential, Grant, read_secret
+from broker.providers.vault.logins.method import Credential, CredentialReader, Grant
+from broker.providers.vault.places import Located
 
 _LOG: Final = EventLogger("broker.providers.vault")
 
 
 class TokenFileLogin:
-    """Use the token in the file."""
+    """Use the token that stands there."""
 
     follows_file = True
 
-    def __init__(self, *, file: Path) -> None:
+    def __init__(self, *, token: Located, reader: CredentialReader) -> None:
         """Keep where the token is."""
-        self._file = file
+        self._token = token
+        self._reader = reader
 
     def read(self) -> Credential:
         """Return the token, as `LoginMethod.read`."""
-        return Credential.of(read_secret(self._file, "token_file"))
+        return Credential.of(self._reader.secret(self._token))
 
     async def log_in(self, client: Any, credential: Credential) -> Grant:  # noqa: ANN401  hvac has no types.
         """Ask the store how long the token lives, as `LoginMethod.log_in`."""

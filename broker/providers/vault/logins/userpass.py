@@ -3,25 +3,26 @@
 from typing import Any, Final
 
 from broker.logs import EventLogger
-from broker.providers.vault.logins.method import Credential, Grant, read_secret
+from broker.providers.vault.logins.method import Credential, CredentialReader, Grant
 from broker.providers.vault.logins.settings import UserpassSettings
 
 _LOG: Final = EventLogger("broker.providers.vault")
 
 
 class UserpassLogin:
-    """Log in with the password in a file."""
+    """Log in with a password."""
 
     follows_file = False
 
-    def __init__(self, *, settings: UserpassSettings) -> None:
+    def __init__(self, *, settings: UserpassSettings, reader: CredentialReader) -> None:
         """Keep the settings, and warn."""
         self._settings = settings
+        self._reader = reader
         _LOG.warning("unsafe_setting", setting="providers.vault.auth.unsafe_userpass", detail="for development only")
 
     def read(self) -> Credential:
         """Return the password, as `LoginMethod.read`."""
-        return Credential.of(read_secret(self._settings.password_file, "unsafe_userpass.password_file"))
+        return Credential.of(self._reader.secret(self._settings.needed("password")))
 
     async def log_in(self, client: Any, credential: Credential) -> Grant:  # noqa: ANN401  hvac has no types.
         """Log in, as `LoginMethod.log_in`."""

@@ -14,7 +14,7 @@ from broker.providers.vault.logins.method import Credential, CredentialSpentErro
 from broker.secret import Encoding, SecretValue
 
 _LOG: Final = EventLogger("broker.providers.vault")
-_SETTING: Final = "providers.vault.auth.approle.wrapped_secret_id_file"
+_SETTING: Final = "providers.vault.auth.approle.wrapped_secret_id"
 _USED: Final = "wrapping_token_used"
 _ANOTHER_PATH: Final = "wrapping_token_of_another_path"
 # The store has looked at neither: it was sealed, or asked too often.
