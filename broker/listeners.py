@@ -43,7 +43,6 @@ class AgentListener:
         self.port = _port_of(self._sock)
         self._other_descriptors = other_descriptors
         self._drain = Drain()
-        self._listener: TlsListener | None = None
 
     def counted(self) -> Middleware:
         """Return the middleware that knows which requests are in flight; it has to be the outermost one."""
@@ -63,7 +62,7 @@ class AgentListener:
         await runner.setup()
         life.at_end(runner.cleanup)
         life.at_end(partial(self._drain.finish, seconds=drain_seconds))
-        self._listener = TlsListener(
+        listener = TlsListener(
             protocol=HttpConnections(runner=runner, idle_seconds=listen.idle_seconds, metrics=self._base.metrics),
             sock=self._sock,
             context=self._base.credentials.context,
@@ -71,13 +70,12 @@ class AgentListener:
             max_connections=connections_within_limit(listen.max_connections, others=self._other_descriptors),
             handshake_seconds=listen.handshake_seconds,
         )
-        await self._listener.start()
-        life.at_end(self._listener.stop)
+        await listener.start()
+        life.at_end(listener.stop)
+        self._base.metrics.connections_from(lambda: listener.connections)
 
     async def _record_handshake(self, result: HandshakeResult) -> None:
         self._base.metrics.handshake(result.outcome)
-        if self._listener is not None:
-            self._base.metrics.connections(self._listener.connections)
         if result.outcome == HandshakeOutcome.OK:
             return
         event = AuditEvent(

@@ -23,7 +23,6 @@ from broker.escape import clean
 from broker.implementations import open_trail_reader
 from broker.reference import parse
 
-HELP = "search and verify the audit trail"
 EXIT_TAMPERED: Final = 1
 _SIDE_FILE: Final = "checkpoints.log"
 _POLL_SECONDS: Final = 0.25

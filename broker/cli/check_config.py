@@ -11,7 +11,6 @@ from broker.config_source import SettingsFaultsError, SettingsSource
 from broker.finding import Finding, Severity
 from broker.preflight.run import examine
 
-HELP = "find before the start what would fail after it"
 EXIT_BAD_INPUT: Final = 3
 # Raised when a field is removed or means something else; new fields don't count.
 JSON_SCHEMA: Final = 1

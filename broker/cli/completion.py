@@ -6,8 +6,6 @@ import shtab
 
 from broker.verbs import VERBS, parser_of
 
-HELP = "print the completion script for a shell"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""

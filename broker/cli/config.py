@@ -12,7 +12,6 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 from broker.config_source import Origin, OriginKind, SettingsSource
 from broker.implementations import provider_settings
 
-HELP = "show the settings in effect, and what set each of them"
 # Raised when a field is removed or means something else; new fields don't count.
 JSON_SCHEMA: Final = 1
 
@@ -43,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = _EPILOG
     commands = parser.add_subparsers(dest="config_command", metavar="COMMAND", required=True)
-    show = commands.add_parser("show", help=HELP)
+    show = commands.add_parser("show", help="show the settings in effect, and what set each of them")
     show.add_argument("--config", type=Path, metavar="FILE", help="settings file; LOGFLUX_CONFIG otherwise")
     show.add_argument("--json", action="store_true", help="print the settings as JSON")
 

@@ -17,7 +17,6 @@ import yaml
 
 from broker.cli.sandbox import SHIPPER, Sandbox, SandboxError, process, sandbox, wait_for
 
-HELP = "show the whole path once, and clean up"
 _FRESH_SECONDS: Final = 2
 _SHOWN_METRICS: Final = (
     "broker_references_total",

@@ -10,8 +10,6 @@ from broker.cli.undumpable import forbid_dumps
 from broker.config_source import read_settings
 from broker.systemd.notify import ServiceManager
 
-HELP = "run a throw-away broker with a store, certificates and a sample policy"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""

@@ -12,7 +12,6 @@ from typing import Final
 
 from broker.errors import SourceUnavailableError
 
-HELP = "ask the broker of this machine whether it is ready"
 PORT_VARIABLE: Final = "LOGFLUX_OPERATIONS__PORT"
 _DEFAULT_PORT: Final = "9102"
 

@@ -9,8 +9,6 @@ from broker.escape import clean
 from broker.implementations import open_leases
 from broker.leases.record import LeaseRecord
 
-HELP = "list the credentials that stores have made for identities, without values"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""

@@ -8,7 +8,6 @@ from typing import Final
 from broker.pki.authority import Made, create_authority, issue_certificate
 from broker.pki.revocation import write_revocation_list
 
-HELP = "make certificates for development and small set-ups"
 EXIT_DONE: Final = 0
 _AUTHORITY_DAYS: Final = 3650
 _LEAF_DAYS: Final = 90

@@ -17,7 +17,6 @@ from broker.policy_file import load_policy
 from broker.reference import Reference, parse
 from broker.scope import parse_scope
 
-HELP = "check a policy, or explain a decision"
 EXIT_YES: Final = 0
 EXIT_NO: Final = 1
 EXIT_BAD_FILE: Final = 3

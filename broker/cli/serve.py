@@ -20,7 +20,6 @@ from broker.logs import EventLogger, configure, error_fields, report_loop_error
 from broker.systemd.activation import inherited_sockets
 from broker.systemd.notify import ServiceManager
 
-HELP = "run the broker"
 _LOG: Final = EventLogger("broker.serve")
 # Without a watchdog, what the manager was too slow to take is said again after half of this.
 _KEPT_SECONDS: Final = 2.0

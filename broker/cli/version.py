@@ -6,8 +6,6 @@ import json
 from broker.build import build_facts
 from broker.implementations import known_schema
 
-HELP = "print the version, and what it was built from and runs on"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""

@@ -1,7 +1,7 @@
 """Agents' connections, and the certificates that they rest on."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -39,9 +39,9 @@ class ConnectionSeries:
         """Count one TLS handshake."""
         self._handshakes.labels(outcome).inc()
 
-    def connections(self, count: int) -> None:
-        """State the open connections."""
-        self._connections.set(count)
+    def connections_from(self, count: Callable[[], int]) -> None:
+        """State the open connections, asked of `count` whenever somebody looks: they end without a word."""
+        self._connections.set_function(count)
 
     def certificate(self, *, certificate: str, not_before: float, not_after: float) -> None:
         """State when a certificate begins and ends."""

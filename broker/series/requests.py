@@ -33,7 +33,7 @@ class RequestSeries:
         self._references = Counter(
             "broker_references", "References answered.", ["provider", "outcome"], registry=registry
         )
-        self._resolve_seconds = Histogram(
+        self._fetch_seconds = Histogram(
             "broker_fetch_seconds", "Time of one read of a source.", ["provider"], buckets=BUCKETS, registry=registry
         )
         self._requests_by = Children(self._requests)
@@ -62,4 +62,4 @@ class RequestSeries:
 
     def fetched(self, *, provider: str, seconds: float) -> None:
         """Observe one read of a source."""
-        self._resolve_seconds.labels(provider).observe(seconds)
+        self._fetch_seconds.labels(provider).observe(seconds)

@@ -58,7 +58,10 @@ def recorded(broker: RunningBroker, kind: str) -> list[dict[str, object]]:
 
 
 def counted(broker: RunningBroker, outcome: str) -> float:
-    wanted = f'broker_handshakes_total{{outcome="{outcome}"}} '
+    return measured(broker, f'broker_handshakes_total{{outcome="{outcome}"}} ')
+
+
+def measured(broker: RunningBroker, wanted: str) -> float:
     for line in broker.operations("/metrics").body.decode().splitlines():
         if line.startswith(wanted):
             return float(line.removeprefix(wanted))
@@ -72,6 +75,14 @@ def every_place_is_free(broker: RunningBroker) -> bool:
         for _ in range(PLACES):
             stack.enter_context(closing(connect(broker, context)))
     return True
+
+
+def test_the_number_of_open_connections_follows_those_that_end(broker: RunningBroker) -> None:
+    with ExitStack() as stack:
+        for _ in range(PLACES):
+            stack.enter_context(closing(connect(broker, agent_context(broker))))
+        wait_until(lambda: measured(broker, "broker_connections ") == PLACES)
+    wait_until(lambda: measured(broker, "broker_connections ") == 0)
 
 
 def test_clients_that_vanish_during_the_body_give_their_places_back(broker: RunningBroker) -> None:

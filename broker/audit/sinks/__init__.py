@@ -1,1 +1,0 @@
-"""Where copies of the trail are delivered."""
