@@ -16,7 +16,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.cli.sandbox import Process, Sandbox, free_port, process, sandbox, store_request, wait_for
+from broker.cli.child import Process, free_port, process, wait_for
+from broker.cli.sandbox import Sandbox, sandbox
+from broker.cli.sandbox_store import store_request
 
 REFERENCES = 20
 # Few, so that each waits for the one before it; and as many as a small fleet keeps open.

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from broker.cli.sandbox import Sandbox, process, sandbox, store_request, wait_for
+from broker.cli.child import process, wait_for
+from broker.cli.sandbox import Sandbox, sandbox
+from broker.cli.sandbox_store import store_request
 
 AT_ONCE = 16
 ALONE = 300

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker.cli.sandbox import Process, process
+from broker.cli.child import Process, process
 from tests.manifests import Manifest
 
 USER = 1000

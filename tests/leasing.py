@@ -4,15 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from broker.cli.sandbox import (
-    BROKER_RULES_IN_THE_STORE,
-    SHIPPER,
-    STRANGER,
-    Sandbox,
-    SandboxError,
-    sandbox,
-    store_request,
-)
+from broker.cli.child import SandboxError
+from broker.cli.sandbox import SHIPPER, STRANGER, Sandbox, sandbox
+from broker.cli.sandbox_store import BROKER_RULES_IN_THE_STORE, store_request
 from tests.postgres import PostgreSQL
 
 # What docs/how-to/dynamic-credentials.md tells an operator to write; a test compares them.

@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from broker.cli.sandbox import free_port, process, wait_for
+from broker.cli.child import free_port, process, wait_for
 
 ROOT = Path(__file__).parents[1]
 DEPLOYED = ROOT / "deploy" / "prometheus"

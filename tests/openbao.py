@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from broker.cli.sandbox import free_port
+from broker.cli.child import free_port
 
 _START_SECONDS = 20.0
 _NO_PROXY = urllib.request.ProxyHandler({})

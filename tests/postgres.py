@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.sandbox import free_port
+from broker.cli.child import free_port
 from tests.openbao import OpenBao
 
 _START_SECONDS = 30.0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.sandbox import free_port
+from broker.cli.child import free_port
 from tests.certificates import Files
 
 _HELPER = Path("/usr/lib/squid/basic_ncsa_auth")

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from broker.__main__ import main
-from broker.cli.sandbox import Process, Sandbox, process, sandbox, wait_for
+from broker.cli.child import Process, process, wait_for
+from broker.cli.sandbox import Sandbox, sandbox
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker.cli.sandbox import Process, Sandbox, process
+from broker.cli.child import Process, process
+from broker.cli.sandbox import Sandbox
 from broker.web.listener import bind
 from tests.running import RunningBroker, verb
 from tests.waiting import wait_until

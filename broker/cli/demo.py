@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import yaml
 
-from broker.cli.sandbox import SHIPPER, Sandbox, SandboxError, process, sandbox, wait_for
+from broker.cli.child import SandboxError, process, wait_for
+from broker.cli.sandbox import SHIPPER, Sandbox, sandbox
 
 _FRESH_SECONDS: Final = 2
 _SHOWN_METRICS: Final = (

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from broker.cli.sandbox import Sandbox, free_port, sandbox
+from broker.cli.child import free_port
+from broker.cli.sandbox import Sandbox, sandbox
 from broker.key_file import write_private
 from broker.pki.authority import create_authority, issue_certificate
 from broker.pki_revocation import write_revocation_list

@@ -19,7 +19,7 @@ from broker.app import Service
 from broker.audit.event import EventKind
 from broker.audit.search import Query
 from broker.audit.verify import verify
-from broker.cli.sandbox import free_port
+from broker.cli.child import free_port
 from broker.clock import SystemClock
 from broker.config_source import read_settings
 from broker.implementations import open_trail_reader

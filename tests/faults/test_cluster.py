@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.cli.sandbox import free_port
+from broker.cli.child import free_port
 from tests.faults.lagging import Lag
 from tests.faults.matrix import fault
 from tests.faults.scene import Scene, fill, row_of, staged

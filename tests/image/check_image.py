@@ -11,7 +11,7 @@ import time
 import tomllib
 from pathlib import Path
 
-from broker.cli.sandbox import store_request
+from broker.cli.sandbox_store import store_request
 from tests.image.conftest import ROOT, STATE, Builds, Report, Running
 from tests.image.package_index import PackageIndex
 

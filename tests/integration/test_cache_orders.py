@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.cli.sandbox import OPERATOR, sandbox, store_request
+from broker.cli.sandbox import OPERATOR, sandbox
+from broker.cli.sandbox_store import store_request
 from broker.key_file import write_private
 from tests.running import RunningBroker, audit, serving
 from tests.waiting import wait_until

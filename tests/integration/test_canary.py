@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from broker.cli.sandbox import BROKER_RULES_IN_THE_STORE, SHIPPER, sandbox, store_request
+from broker.cli.sandbox import SHIPPER, sandbox
+from broker.cli.sandbox_store import BROKER_RULES_IN_THE_STORE, store_request
 from broker.key_file import write_private
 from tests.certificates import TestAuthority
 from tests.openbao import Files as StoreFiles

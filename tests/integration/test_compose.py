@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from broker.cli.sandbox import free_port, process, wait_for
+from broker.cli.child import free_port, process, wait_for
 from broker.config import Settings
 from broker.config_source import read_settings
 from broker.policy_file import load_policy

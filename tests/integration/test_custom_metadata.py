@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from broker.cli.sandbox import store_request
+from broker.cli.sandbox_store import store_request
 from tests.running import RunningBroker, audit, running
 from tests.waiting import wait_until
 

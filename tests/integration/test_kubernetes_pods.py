@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.sandbox import free_port
+from broker.cli.child import free_port
 from tests.kubelet import Pod
 from tests.manifests import broker_pod, needs_kubectl, of_kind, rendered
 

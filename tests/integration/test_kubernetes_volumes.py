@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from broker.agent.answer import ResolveRefusedError
 from broker.agent.client import BrokerClient, ClientSettings
-from broker.cli.sandbox import free_port
+from broker.cli.child import free_port
 from tests.certificates import Files, TestAuthority, client_context
 from tests.kubelet import USER, Pod, open_directory
 from tests.manifests import broker_pod, needs_kubectl, of_kind, rendered

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.sandbox import Sandbox, process, sandbox
+from broker.cli.child import process
+from broker.cli.sandbox import Sandbox, sandbox
 from tests.running import RunningBroker
 from tests.service_manager import (
     Agent,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.cli.sandbox import store_request
+from broker.cli.sandbox_store import store_request
 from tests.running import RunningBroker, running
 
 API_KEY = "vault:secret/logflux#api_key"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.sandbox import free_port, process, wait_for
+from broker.cli.child import free_port, process, wait_for
 from tests.running import RunningBroker, running
 
 INSTALL = "needs Debian's prometheus; to run it: sudo apt-get install prometheus"

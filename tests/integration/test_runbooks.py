@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from broker.__main__ import main
-from broker.cli.sandbox import SHIPPER, free_port
+from broker.cli.child import free_port
+from broker.cli.sandbox import SHIPPER
 from tests.running import RunningBroker, running
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.sandbox import Sandbox, sandbox, store_request
+from broker.cli.sandbox import Sandbox, sandbox
+from broker.cli.sandbox_store import store_request
 from broker.key_file import write_private
 from tests.running import RunningBroker, serving
 from tests.waiting import wait_until

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.sandbox import sandbox, store_request
+from broker.cli.sandbox import sandbox
+from broker.cli.sandbox_store import store_request
 from broker.providers.vault.provider import VaultProvider
 from broker.reference import parse
 from broker.trace_context import CURRENT, TraceContext

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.cli.sandbox import SHIPPER, Sandbox, sandbox, store_request
+from broker.cli.sandbox import SHIPPER, Sandbox, sandbox
+from broker.cli.sandbox_store import store_request
 from broker.trace_context import parse_traceparent
 from tests.receivers import attributes, receiving
 from tests.relays import relaying

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.sandbox import Sandbox, process, sandbox, wait_for
+from broker.cli.child import process, wait_for
+from broker.cli.sandbox import Sandbox, sandbox
 from broker.store.schema import schema_version
 from tests.old_trails import EVENTS, restore
 from tests.running import RunningBroker

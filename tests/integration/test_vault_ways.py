@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from broker.cli.sandbox import free_port
+from broker.cli.child import free_port
 from broker.errors import SecretMissingError, SourceUnavailableError, UpstreamDeniedError
 from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.request import StoreRequest

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.sandbox import process, sandbox, wait_for
+from broker.cli.child import process, wait_for
+from broker.cli.sandbox import sandbox
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from broker.cli.sandbox import SHIPPER, store_request
+from broker.cli.sandbox import SHIPPER
+from broker.cli.sandbox_store import store_request
 from tests.running import RunningBroker, running, verb
 from tests.waiting import wait_until
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.sandbox import free_port, process
+from broker.cli.child import free_port, process
 from tests.running import RunningBroker, running, serve_again
 from tests.waiting import wait_until
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from broker.cli.sandbox import Sandbox, free_port, sandbox, store_request
+from broker.cli.child import free_port
+from broker.cli.sandbox import Sandbox, sandbox
+from broker.cli.sandbox_store import store_request
 from tests.running import RunningBroker, serving
 from tests.vaults import private
 from tests.waiting import wait_until
