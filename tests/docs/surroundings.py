@@ -19,7 +19,7 @@ from broker.cli.child import free_port
 from broker.cli.sandbox import Sandbox, sandbox
 from broker.key_file import write_private
 from broker.pki.authority import create_authority, issue_certificate
-from broker.pki_revocation import write_revocation_list
+from broker.pki.revocation import write_revocation_list
 from tests.docs.pages import ROOT
 from tests.running import serving
 
