@@ -12,6 +12,14 @@ case "${1:-tests}" in
     need kubectl kubernetes-client
     need danted dante-server
     need systemd-analyze systemd
+    # A TPM and an HSM in software.
+    need swtpm
+    need softhsm2-util softhsm2
+    need pkcs11-tool opensc
+    for library in esys-3.0.2-0:esys rc0:rc tcti-swtpm0:tcti-swtpm; do
+      set -- /usr/lib/*/libtss2-"${library#*:}".so.0
+      [ -e "$1" ] || need libtss2 libtss2-"${library%:*}"
+    done
     need mkfs.ext4 e2fsprogs
     # PostgreSQL's own programs lie in a directory for each version.
     set -- /usr/lib/postgresql/*/bin/initdb

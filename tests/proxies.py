@@ -1,7 +1,6 @@
 """Real proxies for tests: squid for HTTP and HTTPS, dante for SOCKS5. Both are Debian packages."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,13 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from broker.cli.child import free_port
 from tests.certificates import Files
+from tests.programs import needed
 
 _HELPER = Path("/usr/lib/squid/basic_ncsa_auth")
-PACKAGES: Mapping[str, str] = {"squid": "squid", "danted": "dante-server"}
 
 
 @dataclass(frozen=True)
@@ -31,17 +28,6 @@ class Proxy:
     @property
     def asked(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
-
-
-def needed(program: str) -> str:
-    """Return the path of `program`, or skip the test with the command that installs it."""
-    found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if found is None:
-        reason = f"{program} is not installed: sudo apt-get install {PACKAGES[program]}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
 
 
 @contextmanager
