@@ -1,17 +1,17 @@
-"""What happens to leases while nobody asks: renewals, revocations that are tried again, and the policy's word."""
+"""When something is done about leases, with nobody asking or at once: what falls due, and the policy's word."""
 
 import asyncio
-import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from broker.clock import Clock
-from broker.errors import FetchError, SecretMissingError, UpstreamDeniedError
+from broker.errors import FetchError
 from broker.fair_queue import FairQueues, QueueFullError
 from broker.identity import PeerIdentity
 from broker.leases.book import LeaseBook
+from broker.leases.chores import Chores
 from broker.leases.held import Held
 from broker.leases.record import LeaseReason, LeaseState
 from broker.logs import EventLogger, error_fields
@@ -24,7 +24,6 @@ _LOG: Final = EventLogger("broker.leases")
 # Enough to use the back end's budget up when thousands fall due together, and few enough to leave readers their turn.
 _AT_ONCE: Final = 16
 _STEP_SECONDS: Final = 0.5
-_LONGEST_RETRY_SECONDS: Final = 300.0
 _BUG_SECONDS: Final = 60.0
 # How many leases policy is asked about before others get their turn.
 _POLICY_STEP: Final = 200
@@ -76,7 +75,7 @@ class Upkeep:
         """Keep the collaborators; what somebody asks for at once waits for its turn in `queues`."""
         self._queues = queues
         self._book = book
-        self._providers = providers
+        self._chores = Chores(book=book, providers=providers, clock=clock)
         self._policy = policy
         self._clock = clock
         self._asked: Policy = policy.current
@@ -110,7 +109,7 @@ class Upkeep:
     def look_at(self, held: Held) -> None:
         """Find out whether `held` still lives, unless the work at hand is enough: whoever asks next doubts it again."""
         if len(self._work) < _AT_ONCE and held.record.id not in self._work:
-            self._watch(held, asyncio.create_task(self._check(held), context=untraced()))
+            self._watch(held, asyncio.create_task(self._chores.look_up(held), context=untraced()))
 
     async def idle(self) -> None:
         """Return when nothing is under way."""
@@ -166,7 +165,7 @@ class Upkeep:
             await asyncio.wait(tasks)
 
     def _begin(self, held: Held) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._do(held), context=untraced())
+        task = asyncio.create_task(self._chores.do(held), context=untraced())
         self._watch(held, task)
         return task
 
@@ -182,93 +181,6 @@ class Upkeep:
             _LOG.error("bug", **error_fields(error))
             self._book.remind(held, self._clock.monotonic() + _BUG_SECONDS)
 
-    async def _do(self, held: Held) -> None:
-        match held.record.state:
-            case LeaseState.LIVE:
-                await self._look_after(held)
-            case LeaseState.SUPERSEDED:
-                if held.record.due is None:
-                    await self._book.forget(held)
-                else:
-                    await self._book.withdraw(held, held.record.reason)
-            case LeaseState.REVOKING:
-                await self._revoke(held)
-            case LeaseState.MINTING:
-                # Whoever mints it goes on with it.
-                return
-
-    async def _look_after(self, held: Held) -> None:
-        now = self._clock.monotonic()
-        if now >= held.ends:
-            await self._book.forget(held, "ended")
-        elif held.lives_on_request and held.was_asked_lately(now):
-            await self._renew(held)
-        elif held.lives_on_request:
-            # Somebody may still ask.
-            self._book.remind(held, min(held.ends, now + max(1.0, (held.ends - now) / 4)))
-        else:
-            self._book.remind(held, held.ends)
-
-    async def _check(self, held: Held) -> None:
-        leasing = self._providers[held.record.provider]
-        try:
-            await leasing.look_up(held.record.grip)
-        except SecretMissingError:
-            if held.record.state is LeaseState.LIVE:
-                await self._book.forget(held, "lost")
-        except FetchError:
-            # It lives as long as nobody says otherwise.
-            return
-
-    async def _renew(self, held: Held) -> None:
-        began, wall = self._clock.monotonic(), self._clock.now()
-        leasing = self._providers[held.record.provider]
-        await self._book.announce(held, expires=wall + held.seconds)
-        try:
-            extension = await leasing.renew(held.record.grip, seconds=held.seconds)
-        except SecretMissingError:
-            await self._book.forget(held, "lost")
-        except UpstreamDeniedError:
-            # The next one who asks gets another lease while this one ends by itself.
-            self._book.failed(held, "renew_failed")
-            _LOG.warning("store_rights_missing", path="sys/leases/renew", capability="update")
-            self._book.remind(held, held.lives_until(held.ends, from_=began, last=True))
-        except FetchError as error:
-            self._book.failed(held, "renew_failed")
-            held.attempts += 1
-            pause = max(_pause(held.attempts), getattr(error, "retry_after", None) or 0.0)
-            self._book.remind(held, min(began + pause, max(held.ends, began + 1.0)))
-        else:
-            if held.record.state is not LeaseState.LIVE:
-                # Withdrawn meanwhile.
-                return
-            held.attempts = 0
-            ends = began + extension.seconds
-            held.record = replace(held.record, expires=wall + extension.seconds)
-            self._book.remind(held, held.lives_until(ends, from_=began, last=extension.capped))
-            await self._book.extend(held)
-
-    async def _revoke(self, held: Held) -> None:
-        record = held.record
-        leasing = self._providers.get(record.provider)
-        try:
-            if leasing is not None and record.can_be_revoked:
-                await leasing.revoke(record.grip)
-        except FetchError as error:
-            self._book.failed(held, "revoke_failed")
-            if isinstance(error, UpstreamDeniedError) and record.expires < self._clock.now():
-                await self._book.forget(held, "ended")
-                return
-            if not held.attempts:
-                _LOG.warning("lease_not_revoked", lease=record.id, reason=error.detail, effect="it is tried again")
-            if isinstance(error, UpstreamDeniedError) and not isinstance(held.failure, UpstreamDeniedError):
-                await self._book.tell_denied(held)
-            held.failure = error
-            held.attempts += 1
-            self._book.remind(held, self._clock.monotonic() + _pause(held.attempts))
-        else:
-            await self._book.forget(held, "revoked" if leasing is not None and record.can_be_revoked else "dropped")
-
     def _is_allowed(self, policy: Policy, held: Held) -> bool:
         asker, record = held.asker, held.record
         if asker is None:
@@ -281,9 +193,3 @@ class Upkeep:
         references = tuple(held.references.values())
         decisions = policy.decide_all(identity=asker.peer, references=references, context=context)
         return any(isinstance(decision, Allow) for decision in decisions)
-
-
-def _pause(attempts: int) -> float:
-    """Return the seconds before the next attempt: a growing bound, with jitter."""
-    bound = min(_LONGEST_RETRY_SECONDS, 2.0 ** min(attempts, 30))
-    return random.uniform(bound / 2, bound)  # noqa: S311  A pause is no secret.

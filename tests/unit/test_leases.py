@@ -422,6 +422,27 @@ async def test_a_new_policy_that_allows_it_no_more_revokes_it(desk: Desk) -> Non
     assert desk.trail.events[-1].references[0].reason == "policy"
 
 
+@pytest.mark.parametrize("error", [UpstreamDeniedError("no"), SourceUnavailableError("away", retry_after=200.0)])
+async def test_a_renewal_that_fails_does_not_put_off_what_policy_has_withdrawn(desk: Desk, error: FetchError) -> None:
+    await desk.get()
+    answered = asyncio.Event()
+
+    async def renew(_grip: Grip, *, seconds: float) -> Extension:
+        await answered.wait()
+        raise error
+
+    desk.mint.renew = renew  # type: ignore[method-assign]  # A back end that takes its time to say no.
+    desk.clock.advance(HOUR * 0.7)
+    desk.leases.upkeep.step()
+    await asyncio.sleep(0)
+    desk.held = FakePolicy()
+    await desk.leases.upkeep.heed_policy()
+    answered.set()
+    await desk.leases.upkeep.idle()
+    await desk.work(2)
+    assert desk.mint.leases == {}
+
+
 async def test_a_new_policy_that_still_allows_a_part_of_it_keeps_it(desk: Desk) -> None:
     await desk.get()
     desk.held = FakePolicy(allowed={USER.text: Allow("r", 300.0, 3600.0)})

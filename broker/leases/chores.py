@@ -1,0 +1,125 @@
+"""What is due to one lease: to be renewed, revoked, looked up, or let go of."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from broker.clock import Clock
+from broker.errors import FetchError, SecretMissingError, UpstreamDeniedError
+from broker.leases.book import LeaseBook
+from broker.leases.held import Held
+from broker.leases.record import LeaseState
+from broker.logs import EventLogger
+from broker.providers.base import Leasing
+
+_LOG: Final = EventLogger("broker.leases")
+_LONGEST_RETRY_SECONDS: Final = 300.0
+
+
+class Chores:
+    """Do at the back end what the record of a lease asks for, and note in the book what came of it."""
+
+    def __init__(self, *, book: LeaseBook, providers: Mapping[str, Leasing], clock: Clock) -> None:
+        """Keep the collaborators."""
+        self._book = book
+        self._providers = providers
+        self._clock = clock
+
+    async def do(self, held: Held) -> None:
+        """Do what is due to `held` in the state that it is in."""
+        match held.record.state:
+            case LeaseState.LIVE:
+                await self._look_after(held)
+            case LeaseState.SUPERSEDED:
+                if held.record.due is None:
+                    await self._book.forget(held)
+                else:
+                    await self._book.withdraw(held, held.record.reason)
+            case LeaseState.REVOKING:
+                await self._revoke(held)
+            case LeaseState.MINTING:
+                # Whoever mints it goes on with it.
+                return
+
+    async def look_up(self, held: Held) -> None:
+        """Find out whether `held` still lives, and let go of it when it does not."""
+        leasing = self._providers[held.record.provider]
+        try:
+            await leasing.look_up(held.record.grip)
+        except SecretMissingError:
+            if held.record.state is LeaseState.LIVE:
+                await self._book.forget(held, "lost")
+        except FetchError:
+            # It lives as long as nobody says otherwise.
+            return
+
+    async def _look_after(self, held: Held) -> None:
+        now = self._clock.monotonic()
+        if now >= held.ends:
+            await self._book.forget(held, "ended")
+        elif held.lives_on_request and held.was_asked_lately(now):
+            await self._renew(held)
+        elif held.lives_on_request:
+            # Somebody may still ask.
+            self._book.remind(held, min(held.ends, now + max(1.0, (held.ends - now) / 4)))
+        else:
+            self._book.remind(held, held.ends)
+
+    async def _renew(self, held: Held) -> None:
+        began, wall = self._clock.monotonic(), self._clock.now()
+        leasing = self._providers[held.record.provider]
+        await self._book.announce(held, expires=wall + held.seconds)
+        # One that was withdrawn meanwhile is to be revoked, and nothing that becomes of its renewal puts that off.
+        try:
+            extension = await leasing.renew(held.record.grip, seconds=held.seconds)
+        except SecretMissingError:
+            await self._book.forget(held, "lost")
+        except FetchError as error:
+            self._book.failed(held, "renew_failed")
+            if held.record.state is LeaseState.LIVE:
+                self._not_renewed(held, error, began=began)
+        else:
+            if held.record.state is LeaseState.LIVE:
+                held.attempts = 0
+                ends = began + extension.seconds
+                held.record = replace(held.record, expires=wall + extension.seconds)
+                self._book.remind(held, held.lives_until(ends, from_=began, last=extension.capped))
+                await self._book.extend(held)
+
+    def _not_renewed(self, held: Held, error: FetchError, *, began: float) -> None:
+        if isinstance(error, UpstreamDeniedError):
+            # The next one who asks gets another lease while this one ends by itself.
+            _LOG.warning("store_rights_missing", path="sys/leases/renew", capability="update")
+            self._book.remind(held, held.lives_until(held.ends, from_=began, last=True))
+            return
+        held.attempts += 1
+        pause = max(_pause(held.attempts), getattr(error, "retry_after", None) or 0.0)
+        self._book.remind(held, min(began + pause, max(held.ends, began + 1.0)))
+
+    async def _revoke(self, held: Held) -> None:
+        record = held.record
+        leasing = self._providers.get(record.provider)
+        try:
+            if leasing is not None and record.can_be_revoked:
+                await leasing.revoke(record.grip)
+        except FetchError as error:
+            self._book.failed(held, "revoke_failed")
+            if isinstance(error, UpstreamDeniedError) and record.expires < self._clock.now():
+                await self._book.forget(held, "ended")
+                return
+            if not held.attempts:
+                _LOG.warning("lease_not_revoked", lease=record.id, reason=error.detail, effect="it is tried again")
+            if isinstance(error, UpstreamDeniedError) and not isinstance(held.failure, UpstreamDeniedError):
+                await self._book.tell_denied(held)
+            held.failure = error
+            held.attempts += 1
+            self._book.remind(held, self._clock.monotonic() + _pause(held.attempts))
+        else:
+            await self._book.forget(held, "revoked" if leasing is not None and record.can_be_revoked else "dropped")
+
+
+def _pause(attempts: int) -> float:
+    """Return the seconds before the next attempt: a growing bound, with jitter."""
+    bound = min(_LONGEST_RETRY_SECONDS, 2.0 ** min(attempts, 30))
+    return random.uniform(bound / 2, bound)  # noqa: S311  A pause is no secret.
