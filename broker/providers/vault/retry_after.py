@@ -15,6 +15,8 @@ def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
     counts from `now`, in wall seconds. A date in the past asks for no wait.
     """
     text = headers.get("Retry-After", "").strip()
+    if not text:
+        return None
     if text.isdecimal() and text.isascii():
         return min(float(text), _LONGEST_SECONDS)
     moment = _moment(text)
