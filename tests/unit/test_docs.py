@@ -92,6 +92,17 @@ def test_every_path_that_the_request_page_names_exists() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
+def test_every_symbol_that_the_request_page_names_is_in_its_files() -> None:
+    rows = re.findall(
+        r"^\| (`[^|]+) \| (`broker/[^|]+) \|$", (ROOT / "docs" / "one-request.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 10
+    for symbols, files in rows:
+        text = "\n".join((ROOT / path).read_text() for path in re.findall(r"`([^`]+)`", files))
+        for symbol in re.findall(r"`([^`]+)`", symbols):
+            assert re.search(rf"^(?:class|def) {symbol}\b", text, re.MULTILINE), symbol
+
+
 def test_every_page_is_reached_from_the_index() -> None:
     index = Page(ROOT / "docs" / "README.md")
     linked = {(index.path.parent / link.partition("#")[0]).resolve() for link in index.links}
