@@ -132,6 +132,7 @@ class Service:
         base = self._base
         traced = [] if base.tracing is None else [base.tracing.middleware()]
         application = self._agent_side.application(outermost=[*traced, self._agents.counted()])
+        base.metrics.started(now=base.clock.now())
         base.metrics.expect(
             providers=self._source_side.providers,
             routes=[resource.canonical for resource in application.router.resources()],

@@ -56,6 +56,7 @@ class Metrics(
         self._ready = Gauge(
             "broker_dependency_ready", "1 when a dependency is ready.", ["dependency"], registry=registry
         )
+        self._start = Gauge("broker_start_timestamp_seconds", "When the broker started.", registry=registry)
         build = Gauge("broker_build_info", "What runs.", ["version", "python", "openssl"], registry=registry)
         build.labels(version, platform.python_version(), ssl.OPENSSL_VERSION.split()[1]).set(1)
 
@@ -79,6 +80,10 @@ class Metrics(
         self.expect_handshakes(outcomes=handshakes)
         self.expect_reloads(parts=parts)
         self.expect_events(kinds=events)
+
+    def started(self, *, now: float) -> None:
+        """State when the broker started, from when on its counters count."""
+        self._start.set(now)
 
     def ready(self, *, dependency: str, ready: bool) -> None:
         """State whether a dependency is ready."""
