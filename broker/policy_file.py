@@ -53,15 +53,15 @@ class PolicyFile:
 
     def read(self) -> Sequence[Accepted | Refused]:
         """Return the policy of the file as it stands, ready to be put in force. Blocks."""
+        before = self._current.current.digest
         try:
             policy = load_policy(self._file)
         except PolicyInvalidError as error:
             where = f"line {error.line}, column {error.column}: " if error.line else ""
-            return [Refused(part=PartName.POLICY, code=error.code, detail=where + error.detail)]
+            return [Refused(part=PartName.POLICY, code=error.code, detail=where + error.detail, in_force=before)]
 
         def apply() -> None:
             self._current.replace(policy)
             self._metrics.policy_loaded(now=self._clock.now())
 
-        before = self._current.current.digest
         return [Accepted(part=PartName.POLICY, apply=apply, before=before, after=policy.digest)]

@@ -86,17 +86,8 @@ class Readiness:
         return dict(sorted(self._states.items()))
 
 
-class HealthyTrail(Protocol):
-    """Tells whether events can be made durable."""
-
-    @property
-    def healthy(self) -> bool:
-        """Tell whether events can be made durable."""
-        ...
-
-
-class Certificates(Protocol):
-    """Tells what is wrong with the certificates that the listener lives by."""
+class Healthy(Protocol):
+    """Tells what is wrong with it: the audit trail, or the certificates that the listener lives by."""
 
     def health(self) -> str:
         """Return the fault in words, empty when there is none."""
@@ -110,8 +101,8 @@ class Dependencies:
         self,
         *,
         readiness: Readiness,
-        trail: HealthyTrail,
-        certificates: Certificates,
+        trail: Healthy,
+        certificates: Healthy,
         providers: Mapping[str, Provider],
         cache: Cache,
         metrics: Metrics,
@@ -129,14 +120,17 @@ class Dependencies:
     async def watch(self) -> None:
         """Keep readiness equal to what they say, for ever."""
         while True:
-            healthy = self._trail.healthy
-            self._readiness.set("audit", ready=healthy, reason="" if healthy else "the trail can't be written")
-            fault = self._certificates.health()
-            self._readiness.set("certificates", ready=not fault, reason=fault)
+            writes = self._look("audit", self._trail)
+            self._look("certificates", self._certificates)
             await asyncio.gather(*(self._ping(scheme, provider) for scheme, provider in self._providers.items()))
             self._looked.set()
             self._metrics.cache_outlook(await self._cache.outlook(self._providers))
-            await asyncio.sleep(_PING_SECONDS if healthy else _UNHEALTHY_SECONDS)
+            await asyncio.sleep(_PING_SECONDS if writes else _UNHEALTHY_SECONDS)
+
+    def _look(self, name: str, dependency: Healthy) -> bool:
+        fault = dependency.health()
+        self._readiness.set(name, ready=not fault, reason=fault)
+        return not fault
 
     async def _ping(self, scheme: str, provider: Provider) -> None:
         try:
@@ -145,6 +139,6 @@ class Dependencies:
         except SourceUnavailableError as error:
             self._readiness.set(scheme, ready=False, reason=error.detail)
         except TimeoutError:
-            self._readiness.set(scheme, ready=False, reason="no answer in time")
+            self._readiness.set(scheme, ready=False, reason="it does not answer in time")
         else:
             self._readiness.set(scheme, ready=True, reason="")

@@ -52,11 +52,20 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """A part that keeps its old value; `code` and `detail` say why."""
+    """A part that keeps its old value.
+
+    Attributes:
+        part: Which one.
+        code: Why, as a stable code.
+        detail: Why, in words.
+        in_force: What tells the value that it keeps, as `Accepted.before`; empty where nothing short does.
+
+    """
 
     part: PartName
     code: str
     detail: str
+    in_force: str = ""
 
 
 class Part(Protocol):
@@ -133,10 +142,11 @@ class Reloader:
 
     async def _tell(self, outcome: Accepted | Refused) -> None:
         match outcome:
-            case Refused(part=part, code=code, detail=detail):
+            case Refused(part=part, code=code, detail=detail, in_force=in_force):
                 _LOG.error("reload_refused", part=part, code=code, reason=detail, effect="the old one stays in force")
                 self._metrics.reload(part=part, outcome="refused")
-                await self._record(part, Outcome.FAILURE, reason=code, details={})
+                details = {"in_force": in_force} if in_force else {}
+                await self._record(part, Outcome.FAILURE, reason=code, details=details)
             case Accepted(part=part, kept=(_, *_) as kept):
                 names = ", ".join(kept)
                 _LOG.warning(RESTART_NEEDED, part=part, kept=names)

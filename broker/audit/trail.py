@@ -106,6 +106,10 @@ class Trail:
         """Tell whether events can be made durable."""
         return self._state.healthy
 
+    def health(self) -> str:
+        """Return why events can't be made durable; empty when they can."""
+        return self._state.reason
+
     async def start(self) -> None:
         """Open the store, begin the trail if there is none, sign a checkpoint, and accept events.
 

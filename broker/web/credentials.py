@@ -105,8 +105,12 @@ class Credentials:
     def read(self) -> Sequence[Accepted | Refused]:
         """Read the two halves; a bad one keeps its old value and does not hold up the other. Blocks."""
         before, now = self._in_force, self._clock.now()
-        pair = _tried(PartName.CERTIFICATE, lambda: read_pair(self._files, now=now))
-        trust = _tried(PartName.CLIENT_TRUST, lambda: read_trust(self._files, now=now, before=before.trust.lists))
+        pair = _tried(PartName.CERTIFICATE, before.pair.digest, lambda: read_pair(self._files, now=now))
+        trust = _tried(
+            PartName.CLIENT_TRUST,
+            before.trust.digest,
+            lambda: read_trust(self._files, now=now, before=before.trust.lists),
+        )
         combined = self._combined(
             before.pair if isinstance(pair, Refused) else pair, before.trust if isinstance(trust, Refused) else trust
         )
@@ -143,8 +147,8 @@ class Credentials:
             self._metrics.revocation_list(next_update=in_force.trust.lists.next_update)
 
 
-def _tried(part: PartName, read: Callable[[], _HalfT]) -> _HalfT | Refused:
+def _tried(part: PartName, in_force: str, read: Callable[[], _HalfT]) -> _HalfT | Refused:
     try:
         return read()
     except FoundError as error:
-        return Refused(part=part, code=error.finding.code, detail=error.detail)
+        return Refused(part=part, code=error.finding.code, detail=error.detail, in_force=in_force)

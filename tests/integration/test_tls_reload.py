@@ -18,7 +18,7 @@ from broker.audit.event import EventKind, Outcome
 from broker.errors import IdentityRefusedError, SettingsInvalidError
 from broker.finding import FoundError
 from broker.reload import Reloader
-from broker.web.certificates import TlsFiles, read_trust
+from broker.web.certificates import TlsFiles, read_pair, read_trust
 from broker.web.credentials import Credentials
 from broker.web.listener import HandshakeResult, TlsListener, bind
 from broker.web.tls import Peers
@@ -170,12 +170,14 @@ async def test_a_certificate_without_its_key_keeps_the_old_pair_and_says_so(
         before = await served.connect(agent)
         with before:
             old = serial(before)
+        in_force = await asyncio.to_thread(read_pair, served.files, now=served.clock.now())
         await asyncio.to_thread(authority.server().certificate.replace, served.files.certificate)
         assert not await served.reloader.reload()
         with await served.connect(agent) as after:
             assert serial(after) == old
     [event] = served.trail.events
-    assert (event.outcome, event.reason, event.details) == (Outcome.FAILURE, "key_mismatch", {"part": "certificate"})
+    assert (event.outcome, event.reason) == (Outcome.FAILURE, "key_mismatch")
+    assert event.details == {"part": "certificate", "in_force": in_force.digest}
     assert served.value("broker_configuration_reloads_total", part="certificate", outcome="refused") == 1
     assert served.value("broker_configuration_last_reload_successful", part="certificate") == 0
     assert "is not the key of the first certificate" in caplog.text

@@ -62,7 +62,9 @@ async def test_a_bad_file_keeps_the_old_policy_and_is_recorded(tmp_path: Path, b
     await asyncio.to_thread(file.write_text, bad)
     assert not await watched.reload()
     assert current.current is before
-    assert [event.outcome for event in recorder.events] == [Outcome.FAILURE]
+    [event] = recorder.events
+    assert event.outcome is Outcome.FAILURE
+    assert event.details == {"part": "policy", "in_force": before.digest}
 
 
 async def test_a_file_that_is_gone_keeps_the_old_policy(tmp_path: Path) -> None:
