@@ -62,7 +62,7 @@ reliability: $(STAMP) ## Put every fault on a real store, and write docs/reliabi
 
 docs-check: $(STAMP) ## Run the commands of the documentation; check its links, pictures and generated pages
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile tests/docs tests/unit/test_docs.py \
-	  tests/integration/test_runbooks.py tests/integration/test_existing_vault_page.py $(ARGS)
+	  tests/runbooks tests/integration/test_existing_vault_page.py $(ARGS)
 
 pictures: ## Draw docs/pictures/*.svg anew from the text beside them (needs npx, of Node.js)
 	@for text in docs/pictures/*.txt; do \

@@ -8,7 +8,7 @@ from blockbuster import BlockBuster, blockbuster_ctx
 
 TESTS = Path(__file__).parent
 # Folders whose files take minutes, in the order in which workers take them; all others fill the gaps at the end.
-LONGEST_FIRST = ("faults", "integration", "fuzz", "docs")
+LONGEST_FIRST = ("faults", "integration", "runbooks", "fuzz", "docs")
 
 
 @pytest.hookimpl(trylast=True)

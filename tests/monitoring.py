@@ -65,19 +65,20 @@ def monitoring(directory: Path, *, operations_port: int) -> Iterator[Monitoring]
         place = directory / "prometheus"
         shutil.copytree(DEPLOYED, place)
         for file in place.rglob("*.yml"):
-            file.write_text(_hurried(file.read_text(), replaced))
-        stack.enter_context(_node_exporter(directory, ports["node"], collected))
+            file.write_text(hurried(file.read_text(), replaced))
+        stack.enter_context(node_exporter(directory, ports["node"], collected))
         stack.enter_context(_alertmanager(directory, ports["alertmanager"], place))
-        stack.enter_context(_prometheus(directory, ports["prometheus"], place))
+        stack.enter_context(prometheus(directory, ports["prometheus"], place))
         yield Monitoring(ports["prometheus"], receiver, collected)
 
 
-def _hurried(text: str, replaced: dict[str, str]) -> str:
+def hurried(text: str, replaced: dict[str, str], *, every: str = "1s") -> str:
+    """Return a deployed file with the addresses of this place, and with every time of waiting so short."""
     for old, new in replaced.items():
         text = text.replace(old, new)
     return re.sub(
         r"^(\s*)(for|scrape_interval|evaluation_interval|group_wait|group_interval): \S+$",
-        r"\1\2: 1s",
+        rf"\1\2: {every}",
         text,
         flags=re.MULTILINE,
     )
@@ -110,7 +111,8 @@ def _receiving() -> Iterator[tuple[Receiver, int]]:
 
 
 @contextmanager
-def _node_exporter(directory: Path, port: int, collected: Path) -> Iterator[None]:
+def node_exporter(directory: Path, port: int, collected: Path) -> Iterator[None]:
+    """Run the textfile collector over `collected`."""
     command = [
         "prometheus-node-exporter",
         "--collector.disable-defaults",
@@ -139,7 +141,8 @@ def _alertmanager(directory: Path, port: int, place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _prometheus(directory: Path, port: int, place: Path) -> Iterator[None]:
+def prometheus(directory: Path, port: int, place: Path) -> Iterator[None]:
+    """Run Prometheus with the configuration in `place`."""
     command = [
         "prometheus",
         f"--config.file={place / 'prometheus.yml'}",

@@ -15,6 +15,8 @@ class Relay(ThreadingHTTPServer):
     def __init__(self, target: str) -> None:
         self.target = target.removeprefix("http://")
         self.asked: list[tuple[str, dict[str, str]]] = []
+        # What becomes of each answer on its way.
+        self.rewrite: Callable[[bytes], bytes] = bytes
         self._trap: tuple[str, bool, Callable[[], None]] | None = None
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -67,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         connection = http.client.HTTPConnection(self.server.target, timeout=20)
         connection.request(self.command, self.path, body or None, dict(self.headers.items()))
         answer = connection.getresponse()
-        content = answer.read()
+        content = self.server.rewrite(answer.read())
         connection.close()
         return answer.status, answer.headers.get("Content-Type", "text/plain"), content
 

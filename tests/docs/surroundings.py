@@ -107,7 +107,7 @@ def broker_and_store(root: Path, *, runs: bool = True) -> Iterator[Surroundings]
     with sandbox(fresh_for="5m") as place:
         here = empty(root)
         here.ports[AGENT_PORT], here.ports[OPERATIONS_PORT] = place.agent_port, place.operations_port
-        _install(here, place)
+        install(here, place)
         agent = here.work / "shipper"
         here.environment.update(
             {
@@ -125,7 +125,8 @@ def broker_and_store(root: Path, *, runs: bool = True) -> Iterator[Surroundings]
             yield here
 
 
-def _install(here: Surroundings, place: Sandbox) -> None:
+def install(here: Surroundings, place: Sandbox) -> None:
+    """Put the files of a broker where the pages have them; its store is that of `place`."""
     pki = here.work / "pki"
     create_authority(pki, common_name="the pages' authority", days=365)
     issue_certificate(pki, name="broker", usage="server", dns=("localhost",), ips=("127.0.0.1",), days=2)

@@ -14,7 +14,7 @@ from tests.docs.surroundings import Surroundings, broker_and_store, empty, shell
 
 RUNBOOKS = "docs/runbooks/"
 RUNNABLE = [page for page in ALL if page.runnable]
-# The runbooks' commands are run one by one, on a broker in trouble, by a test of their own.
+# The runbooks' commands are run one by one, each page on a broker with its fault, in tests/runbooks.
 REST = [page for page in ALL if page.not_run and not page.name.startswith(RUNBOOKS)]
 
 

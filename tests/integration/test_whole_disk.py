@@ -6,35 +6,18 @@ two is seen everywhere.
 """
 
 import json
-import os
 import resource
-import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-from broker.cli.sandbox import Sandbox, sandbox
-from tests.mounting import may_mount, needs_mount, small_disk
+from broker.cli.sandbox import sandbox
+from tests.mounting import ext4, mounted, needs_loop, needs_mkfs, needs_mount, small_disk
 from tests.running import RunningBroker, audit, serve_again, serving
 from tests.waiting import wait_until
 
 API_KEY = "vault:secret/logflux#api_key"
 _BAD_INPUT = 3
 _UNAVAILABLE = 4
-
-
-needs_loop = pytest.mark.skipif(
-    not (may_mount() and Path("/dev/loop-control").exists()),
-    reason="a disk that fails needs CAP_SYS_ADMIN and /dev/loop-control; run as root where loop devices are",
-)
-# A gate that skips its own checks is none: with CI=true the absence is a failure and not a skip.
-needs_mkfs = pytest.mark.skipif(
-    shutil.which("mkfs.ext4") is None and os.environ.get("CI") != "true",
-    reason="needs mkfs.ext4; to run it: sudo apt-get install e2fsprogs",
-)
 
 
 def fill(disk: Path) -> Path:
@@ -125,12 +108,10 @@ def test_a_full_disk_at_the_stop_ends_the_broker_all_the_same() -> None:
 @needs_loop
 @needs_mkfs
 def test_a_disk_that_the_kernel_makes_read_only_refuses_everything_until_it_is_mounted_anew(tmp_path: Path) -> None:
-    image = tmp_path / "image"
-    image.touch()
-    os.truncate(image, 16 * 1024 * 1024)
-    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    image = ext4(tmp_path / "image")
     with sandbox(fresh_for="5m") as place:
-        with mounted(image, place) as device, serving(place) as broker:
+        state = place.directory / "state"
+        with mounted(image, state) as device, serving(place) as broker:
             assert broker.resolve(API_KEY).status == 200
             # What the kernel does by itself when the disk reports an error; nothing but a new mount takes it back.
             Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
@@ -138,25 +119,10 @@ def test_a_disk_that_the_kernel_makes_read_only_refuses_everything_until_it_is_m
             assert broker.terminate() == 0
             assert "stop_not_recorded" in broker.log
         subprocess.run(["e2fsck", "-p", "-f", image], check=False, capture_output=True)
-        with mounted(image, place), serving(place) as broker:
+        with mounted(image, state), serving(place) as broker:
             assert broker.resolve(API_KEY).status == 200
             verified = audit(broker, "verify")
             assert verified.returncode == 0, verified.stdout
-
-
-@contextmanager
-def mounted(image: Path, place: Sandbox) -> Iterator[str]:
-    """Put the state directory of `place` on the ext4 of `image`; yield the name of its device."""
-    state = place.directory / "state"
-    state.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-o", "loop,errors=remount-ro", image, state], check=True)
-    try:
-        (state / "lost+found").chmod(0o700)
-        state.chmod(0o700)
-        found = subprocess.run(["findmnt", "-no", "SOURCE", state], check=True, capture_output=True, text=True)
-        yield Path(found.stdout.strip()).name
-    finally:
-        subprocess.run(["umount", state], check=True)
 
 
 @needs_mount
