@@ -82,7 +82,8 @@ class LimitSettings(Section):
         default=256 * 1024, description="Bytes of one request's body."
     )
     max_value_bytes: Annotated[int, Field(ge=1, le=64 * MEBIBYTE)] = Field(
-        default=MEBIBYTE, description="Bytes of one value."
+        default=MEBIBYTE,
+        description="Bytes of one value: a file, a variable, or all values of one secret together.",
     )
     body_seconds: Seconds = Field(default=10.0, description="Time for a request's body to arrive.")
     identity_requests_per_second: Annotated[float, Field(ge=0, le=1_000_000)] = Field(

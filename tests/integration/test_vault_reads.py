@@ -1,6 +1,8 @@
 """What the provider reads from a real OpenBao, and what it says of everything that is not there."""
 
 import asyncio
+import base64
+import json
 import time
 from functools import partial
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import (
+    MalformedReferenceError,
     MissingPart,
     SecretMissingError,
     SecretUnusableError,
@@ -80,6 +83,58 @@ async def test_mounts_that_share_their_first_segments_are_told_apart(provider: V
     openbao.put_secret("k", mount="share/x/y", v="two")
     both = await asyncio.gather(field(provider, "vault:share/b/k#v"), field(provider, "vault:share/x/y/k#v"))
     assert both == [b"one", b"two"]
+
+
+async def test_a_mount_that_takes_the_place_of_one_below_it_is_read_anew(
+    provider: VaultProvider, openbao: OpenBao, seen: Seen
+) -> None:
+    openbao.mount("shade/below", "kv", {"version": "2"})
+    openbao.put_secret("k", mount="shade/below", v="of the mount below")
+    assert await field(provider, "vault:shade/below/k#v") == b"of the mount below"
+    openbao.unmount("shade/below")
+    openbao.mount("shade", "kv", {"version": "1"})
+    openbao.write("shade/below/k", {"v": "of the mount above"})
+    seen.advance(60)
+    assert await field(provider, "vault:shade/below/k#v") == b"of the mount above"
+    assert openbao.request("POST", "sys/mounts/shade/below", {"type": "kv"}).status == 400, "the store refuses both"
+
+
+async def test_values_of_every_kind_and_odd_names_of_fields(
+    provider: VaultProvider, openbao: OpenBao, mount: str
+) -> None:
+    binary = base64.b64encode(b"\xff\x00").decode()
+    odd = {"a/b": "slash", "a~b": "tilde", "q\"u'o": "quotes", "süß": "umlaut", "a&b=c": "marks", "a#b": "hash"}
+    kinds = {"n": 1, "yes": True, "none": None, "nest": {"x": [1, {"y": None}]}, "bin": binary}
+    openbao.put_secret("kinds", mount=mount, **odd, **kinds)
+
+    async def select(text: str) -> tuple[bytes, str]:
+        reference = parse(f"vault:{mount}/kinds{text}")
+        document = (await provider.fetch(reference.source)).document
+        value = document.select(reference.pointer)
+        return value.reveal(), value.encoding.value
+
+    for name in set(odd) - {"a#b"}:
+        assert await select(f"#{name}") == (odd[name].encode(), "utf-8"), name
+    assert await select("#/a~1b") == (b"slash", "utf-8")
+    assert await select("#/a~0b") == (b"tilde", "utf-8")
+    with pytest.raises(MalformedReferenceError, match="a second # is never part of a reference"):
+        await select("#a#b")
+    whole, _ = await select("")
+    assert json.loads(whole) == {**odd, **kinds}, "what no field can name comes with the whole"
+    assert await select("#n") == (b"1", "json")
+    assert await select("#yes") == (b"true", "json")
+    assert await select("#none") == (b"null", "json")
+    assert await select("#/nest/x/1") == (b'{"y":null}', "json")
+
+
+async def test_a_value_of_one_mebibyte_is_taken_and_one_byte_more_is_not(
+    provider: VaultProvider, openbao: OpenBao, mount: str
+) -> None:
+    openbao.put_secret("large", mount=mount, value="x" * 1_048_576)
+    assert len(await field(provider, f"vault:{mount}/large#value")) == 1_048_576
+    openbao.put_secret("large", mount=mount, value="x" * 1_048_577)
+    with pytest.raises(SecretUnusableError, match="the secret is larger than 1048576 bytes"):
+        await read(provider, f"vault:{mount}/large")
 
 
 async def test_odd_names_reach_the_store_as_they_are_written(

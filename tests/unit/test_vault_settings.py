@@ -58,6 +58,28 @@ def test_any_other_address_is_refused_and_not_shown(address: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("https://user:canary@vault.example", "without user, query and fragment"),
+        ("vault.example:8200", "the address is https://host:port"),
+        ("https://vault.example/v1", "without a path: the broker adds /v1 by itself"),
+        ("http://vault.example:8200", "http is taken for a loopback address alone; use https"),
+    ],
+)
+@pytest.mark.parametrize("several", [False, True])
+def test_an_address_that_is_refused_says_what_it_should_be(address: str, reason: str, *, several: bool) -> None:
+    named = {"address": None, "addresses": ["https://vault.example", address]} if several else {"address": address}
+    with pytest.raises(ValidationError, match=reason):
+        settings(**named)
+
+
+@pytest.mark.parametrize("namespace", ["..", "team/../other", "team/./one"])
+def test_a_namespace_of_dots_alone_is_refused_with_what_it_should_be(namespace: str) -> None:
+    with pytest.raises(ValidationError, match="none is made of dots alone"):
+        settings(namespace=namespace)
+
+
+@pytest.mark.parametrize(
     "auth",
     [
         {},

@@ -27,7 +27,8 @@ def reading_of(
     if not isinstance(fields, dict):
         raise bad_answer()
     size = _size(fields)
-    if size > limit:
+    # Its fields' names are no part of a value; in memory they count too.
+    if size - sum(_bytes(name) for name in fields) > limit:
         message = f"the secret is larger than {limit} bytes"
         raise SecretUnusableError(message)
     request = document.get("request_id")
@@ -67,8 +68,7 @@ def _size(fields: dict[str, Any]) -> int:
         below: list[Any] = []
         for node in level:
             if isinstance(node, str):
-                # The encoded copy of an ASCII text is spared.
-                size += len(node) if node.isascii() else len(node.encode("utf-8", "surrogatepass"))
+                size += _bytes(node)
             elif isinstance(node, dict):
                 below += (*node.keys(), *node.values())
             elif isinstance(node, list):
@@ -78,6 +78,11 @@ def _size(fields: dict[str, Any]) -> int:
         level = below
     message = f"the secret is nested deeper than {_MAX_DEPTH} levels"
     raise SecretUnusableError(message)
+
+
+def _bytes(text: str) -> int:
+    # The encoded copy of an ASCII text is spared.
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def created_time(metadata: dict[str, Any] | None) -> float | None:
