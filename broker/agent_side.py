@@ -5,16 +5,20 @@ from collections.abc import Sequence
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from broker.administration import Administration
 from broker.admission import Admission
 from broker.changes import ChangeFeed
 from broker.foundation import Foundation
 from broker.issue import IssueToken
+from broker.lease_orders import OrderLeases
 from broker.orders import OrderCache
 from broker.resolve import ResolveReferences
 from broker.source_side import SourceSide
 from broker.throttle import Throttle
 from broker.tokens import TokenVerifier, public_jwks
 from broker.watch import WatchLimits, WatchReferences
+from broker.web.administrators import AdministratorDoor
+from broker.web.lease_orders import lease_order_routes
 from broker.web.leases import lease_routes
 from broker.web.middleware import request_id_of
 from broker.web.oauth import oauth_routes
@@ -46,8 +50,9 @@ class AgentSide:
             metrics=base.metrics,
             max_references=base.settings.limits.max_references,
         )
+        self._administration = Administration(policy=base.policy, clock=base.clock)
         self.orders = OrderCache(
-            policy=base.policy, cache=source_side.cache, trail=self._trail, metrics=base.metrics, clock=base.clock
+            administration=self._administration, cache=source_side.cache, trail=self._trail, metrics=base.metrics
         )
         self.feed = ChangeFeed(
             cache=source_side.cache,
@@ -82,12 +87,7 @@ class AgentSide:
                     clock=self._base.clock,
                 ),
                 *watch_routes(self._watch_handler(limits)),
-                *order_routes(
-                    orders=self.orders,
-                    peers=self._peers,
-                    clock=self._base.clock,
-                    refuse_identity=self._resolve.refuse_identity,
-                ),
+                *self._order_routes(),
             ],
             outermost=outermost,
         )
@@ -128,6 +128,18 @@ class AgentSide:
             request_id_of=request_id_of,
             admission=self._admission,
         )
+
+    def _order_routes(self) -> list[web.RouteDef]:
+        door = AdministratorDoor(
+            peers=self._peers, clock=self._base.clock, refuse_identity=self._resolve.refuse_identity
+        )
+        leases = OrderLeases(
+            administration=self._administration,
+            leases=self._source_side.leases,
+            trail=self._trail,
+            metrics=self._base.metrics,
+        )
+        return [*order_routes(orders=self.orders, door=door), *lease_order_routes(orders=leases, door=door)]
 
     def _watch_handler(self, limits: RequestLimits) -> WatchHandler:
         settings = self._base.settings.watch

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
+from broker.administration import Administration, Origin
 from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
-from broker.clock import Clock
-from broker.errors import NotAdministratorError, OrderRateError
+from broker.errors import OrderRateError
 from broker.identity import PeerIdentity
 from broker.metrics import Metrics
 from broker.pattern import Pattern
 from broker.reference import Source
 
 MAX_PATTERNS: Final = 64
-_BURST: Final = 20.0
-_PER_SECOND: Final = 1.0
 
 
 class Action(StrEnum):
@@ -47,36 +45,6 @@ class Order:
         return self.patterns is None or any(pattern.touches_source(source) for pattern in self.patterns)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Where an order comes from: the peer's name or the key's, the address and the request's id."""
-
-    name: str
-    address: str
-    request: str
-
-
-class Policy(Protocol):
-    """What this use case asks of a policy."""
-
-    def administers(self, identity: PeerIdentity, /) -> bool:
-        """Tell whether `identity` may give orders."""
-        ...
-
-    def environment_of(self, identity: PeerIdentity, /) -> str | None:
-        """Return the one environment of this identity."""
-        ...
-
-
-class PolicySource(Protocol):
-    """Holds the policy in force."""
-
-    @property
-    def current(self) -> Policy:
-        """Return the policy in force now."""
-        ...
-
-
 class Remembered(Protocol):
     """What is remembered."""
 
@@ -89,42 +57,22 @@ class Remembered(Protocol):
         ...
 
 
-class _Allowance:
-    """Allow a burst, and after it so many a second."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._level, self._at = _BURST, clock.monotonic()
-
-    def take(self) -> None:
-        """Use one up. Raises: OrderRateError."""
-        now = self._clock.monotonic()
-        self._level, self._at = min(_BURST, self._level + (now - self._at) * _PER_SECOND), now
-        if self._level < 1:
-            message = f"more than {_BURST:g} orders at once, and {_PER_SECOND:g} a second after that; put them together"
-            raise OrderRateError(message, retry_after=(1 - self._level) / _PER_SECOND)
-        self._level -= 1
-
-
 class OrderCache:
     """Carry out orders."""
 
     def __init__(
-        self, *, policy: PolicySource, cache: Remembered, trail: EventSink, metrics: Metrics, clock: Clock
+        self, *, administration: Administration, cache: Remembered, trail: EventSink, metrics: Metrics
     ) -> None:
         """Keep the collaborators."""
-        self._policy = policy
+        self._administration = administration
         self._cache = cache
         self._trail = trail
         self._metrics = metrics
-        # What is refused has an allowance of its own, so that nobody shuts those out who may give orders.
-        self._good, self._bad = _Allowance(clock), _Allowance(clock)
 
-    def require_administrator(self, peer: PeerIdentity) -> None:
-        """Return when `peer` may give orders; asked before its body is read. Raises: NotAdministratorError."""
-        if not self._policy.current.administers(peer):
-            message = "this identity may not give orders to the broker; policy names those who may as administrators"
-            raise NotAdministratorError(message)
+    @property
+    def administration(self) -> Administration:
+        """Return who may give orders."""
+        return self._administration
 
     async def by_administrator(self, order: Order, *, peer: PeerIdentity, origin: Origin) -> int:
         """Carry out the order of `peer`; return how many sources it is about.
@@ -135,8 +83,7 @@ class OrderCache:
             AuditUnavailableError: It can't be put on record, so nothing is done.
 
         """
-        self.require_administrator(peer)
-        environment = self._policy.current.environment_of(peer) or ""
+        environment = self._administration.require(peer)
         return await self._carry_out(order, Way.ADMINISTRATOR, origin, environment)
 
     async def by_webhook(self, order: Order, *, origin: Origin) -> int:
@@ -158,12 +105,12 @@ class OrderCache:
 
         """
         self._metrics.cache_order(action="none", way=way, outcome="refused")
-        self._bad.take()
+        self._administration.count_refused()
         await self._record(Outcome.FAILURE, way, origin, reason=reason)
 
     async def _carry_out(self, order: Order, way: Way, origin: Origin, environment: str) -> int:
         try:
-            self._good.take()
+            self._administration.count()
         except OrderRateError:
             self._metrics.cache_order(action=order.action, way=way, outcome="limited")
             raise

@@ -52,7 +52,9 @@ VERBS: Final = (
     Verb("pki", "make certificates for development and small set-ups", "broker.cli.pki"),
     Verb("policy", "check a policy, or explain a decision", "broker.cli.policy"),
     Verb("audit", "search and verify the audit trail", "broker.cli.audit"),
-    Verb("leases", "list the credentials that stores have made for identities", "broker.cli.leases"),
+    Verb(
+        "leases", "list the credentials that stores have made for identities, and take them back", "broker.cli.leases"
+    ),
     Verb("version", "print the version, and what it was built from and runs on", "broker.cli.version"),
     Verb("completion", "print the completion script for a shell", "broker.cli.completion"),
 )

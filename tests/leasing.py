@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from broker.cli.child import SandboxError
-from broker.cli.sandbox import SHIPPER, STRANGER, Sandbox, sandbox
+from broker.cli.sandbox import OPERATOR, SHIPPER, STRANGER, Sandbox, sandbox
 from broker.cli.sandbox_store import BROKER_RULES_IN_THE_STORE, store_request
 from tests.postgres import PostgreSQL
 
@@ -37,6 +37,8 @@ POLICY = f"""\
 identities:
   shipper: {{ spiffe: "{SHIPPER}", environment: production }}
   stranger: {{ spiffe: "{STRANGER}", environment: production }}
+  operator: {{ spiffe: "{OPERATOR}" }}
+administrators: [operator]
 rules:
   - name: both get database credentials of their own
     allow:

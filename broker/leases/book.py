@@ -3,7 +3,7 @@
 import heapq
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -153,17 +153,23 @@ class LeaseBook:
 
     async def withdraw(self, held: Held, reason: LeaseReason) -> None:
         """Hand out `held` no longer; it is to be revoked now, and until that succeeds."""
-        self._leave(held)
-        record = held.record
-        if record.state is not LeaseState.REVOKING:
-            held.record = replace(record, state=LeaseState.REVOKING, reason=reason, due=self._clock.now())
-        self.remind_by_record(held)
+        await self.withdraw_all([held], reason)
+
+    async def withdraw_all(self, leases: Sequence[Held], reason: LeaseReason) -> None:
+        """As `withdraw`, for many at once."""
+        for held in leases:
+            self._leave(held)
+            if held.record.state is not LeaseState.REVOKING:
+                held.record = replace(held.record, state=LeaseState.REVOKING, reason=reason, due=self._clock.now())
+                held.attempts = 0
+            self.remind_by_record(held)
         self._count()
         try:
-            await self._store.keep_leases([held.record])
+            await self._store.keep_leases([held.record for held in leases])
         except StateUnavailableError as error:
-            # It is revoked all the same; only a crash before that would bring it back.
-            _LOG.error("lease_not_kept", lease=record.id, reason=error.detail)
+            # They are revoked all the same; only a crash before that would bring them back.
+            for held in leases:
+                _LOG.error("lease_not_kept", lease=held.record.id, reason=error.detail)
 
     async def forget(self, held: Held, event: str = "") -> None:
         """Let go of `held`, which is gone at the back end; `event` tells how, when that is worth a record."""

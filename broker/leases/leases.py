@@ -1,6 +1,6 @@
 """The leases of one broker: what the rest of it sees."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from broker.audit.event import EventSink
@@ -12,7 +12,7 @@ from broker.leases.book import LeaseBook, LeaseSettings
 from broker.leases.held import Asker
 from broker.leases.minting import Minting
 from broker.leases.record import LeaseReason, LeaseRecord, LeaseState, LeaseStore
-from broker.leases.upkeep import PolicySource, Revocation, Upkeep
+from broker.leases.upkeep import PolicySource, Revocation, Upkeep, Withdrawal
 from broker.providers.base import Leasing
 from broker.reference import Reference, Source
 from broker.remembered import Cached
@@ -96,6 +96,11 @@ class Leases:
             message = "you have no such lease; it may have ended"
             raise LeaseUnknownError(message)
         return await self._upkeep.revoke_now(held, LeaseReason.ASKED)
+
+    async def take_back(self, concerns: Callable[[LeaseRecord], bool], /, *, seconds: float) -> Withdrawal:
+        """Hand out none of the leases that `concerns` names, and revoke them; wait at most `seconds` for that."""
+        named = [held for held in self._book.all() if held.record.state in _SHOWN and concerns(held.record)]
+        return await self._upkeep.take_back(named, LeaseReason.ORDERED, seconds=seconds)
 
     async def aclose(self) -> None:
         """Wait for what is being minted, and revoke everything if the settings say so."""

@@ -27,6 +27,8 @@ class LeaseReason(StrEnum):
     REPLACED = "replaced"
     RESTART = "restart"
     ASKED = "asked"
+    # By an administrator.
+    ORDERED = "ordered"
     POLICY = "policy"
     SHUTDOWN = "shutdown"
     DENIED = "denied"

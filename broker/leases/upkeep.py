@@ -1,7 +1,7 @@
 """When something is done about leases, with nobody asking or at once: what falls due, and the policy's word."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -13,7 +13,7 @@ from broker.identity import PeerIdentity
 from broker.leases.book import LeaseBook
 from broker.leases.chores import Chores
 from broker.leases.held import Held
-from broker.leases.record import LeaseReason, LeaseState
+from broker.leases.record import LeaseReason, LeaseRecord, LeaseState
 from broker.logs import EventLogger, error_fields
 from broker.policy.decision import Allow, Context, Decision
 from broker.providers.base import Leasing
@@ -35,6 +35,14 @@ class Revocation:
 
     gone: bool
     failure: FetchError | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawal:
+    """How far the revocation of many came: how many there were, and what is left of them, which is tried again."""
+
+    leases: int
+    left: tuple[tuple[LeaseRecord, FetchError | None], ...]
 
 
 class Policy(Protocol):
@@ -144,17 +152,26 @@ class Upkeep:
 
     async def revoke_all(self, *, seconds: float) -> None:
         """Revoke every lease that the back end can revoke; what is left after `seconds` is for the next start."""
-        for held in self._book.all():
-            if held.record.state is not LeaseState.REVOKING and held.record.can_be_revoked:
-                await self._book.withdraw(held, LeaseReason.SHUTDOWN)
-        try:
+        leases = [held for held in self._book.all() if held.record.can_be_revoked]
+        done = await self.take_back(leases, LeaseReason.SHUTDOWN, seconds=seconds)
+        if done.left:
+            _LOG.warning("leases_not_revoked", count=len(done.left), effect="they are revoked after the next start")
+
+    async def take_back(self, leases: Sequence[Held], reason: LeaseReason, *, seconds: float) -> Withdrawal:
+        """Hand out none of `leases` any longer, and try once to revoke each, for at most `seconds`."""
+        await self._book.withdraw_all(leases, reason)
+        # What has failed before is tried again now, too.
+        tried = {held.record.id: held.attempts for held in leases}
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while any(held.record.can_be_revoked and not held.attempts for held in self._book.all()):
+                while any(held.attempts == tried[held.record.id] for held in self._left(leases)):
                     self.step()
                     await asyncio.wait(list(self._work.values()) or [asyncio.create_task(asyncio.sleep(0.01))])
-        except TimeoutError:
-            left = sum(1 for held in self._book.all() if held.record.can_be_revoked)
-            _LOG.warning("leases_not_revoked", count=left, effect="they are revoked after the next start")
+        left = tuple((held.record, held.failure) for held in self._left(leases))
+        return Withdrawal(leases=len(leases), left=left)
+
+    def _left(self, leases: Sequence[Held]) -> Iterator[Held]:
+        return (held for held in leases if self._book.get(held.record.id) is held)
 
     async def aclose(self) -> None:
         """End what is under way."""

@@ -146,9 +146,19 @@ class LeaseSeries:
             "broker_lease_events", "What became of leases.", ["provider", "event"], registry=registry
         )
 
+        # outcome: done, refused, limited.
+        self._lease_orders = Counter(
+            "broker_lease_orders", "Orders of administrators to take leases back.", ["outcome"], registry=registry
+        )
+
     def expect_leases(self, *, schemes: Iterable[str]) -> None:
         """Let the events of the stores among `schemes` begin at 0."""
         begin(self._lease_events, product(_STORES.intersection(schemes), _LEASE_EVENTS))
+        begin(self._lease_orders, product(("done", "refused", "limited")))
+
+    def lease_order(self, *, outcome: str) -> None:
+        """Count one order to take leases back."""
+        self._lease_orders.labels(outcome).inc()
 
     def leases_active(self, count: int) -> None:
         """State how many leases are handed out."""

@@ -1,34 +1,27 @@
 """Orders to the cache over HTTP: by administrators to the agents' listener, by signed webhooks to the other one."""
 
 import json
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Final, Literal, Self
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from broker.administration import Origin
 from broker.clock import Clock
-from broker.errors import (
-    BrokerError,
-    IdentityRefusedError,
-    MalformedPatternError,
-    NotAdministratorError,
-    WebhookRefusedError,
-)
-from broker.orders import MAX_PATTERNS, Action, Order, OrderCache, Origin, Way
-from broker.pattern import Pattern, parse_pattern
+from broker.errors import BrokerError, WebhookRefusedError
+from broker.orders import MAX_PATTERNS, Action, Order, OrderCache, Way
+from broker.pattern import Pattern
+from broker.web.administrators import BODY_SECONDS, MAX_BODY_BYTES, AdministratorDoor, patterns_of
 from broker.web.body import model_of, read_bytes, read_model
-from broker.web.middleware import facts_of, json_headers, request_id_of
-from broker.web.problems import HttpRefusedError, WebCode
-from broker.web.routes import PeerSource, address_of
+from broker.web.middleware import json_headers, request_id_of
+from broker.web.routes import address_of
 from broker.webhook import HEADERS, WebhookVerifier, read_headers
 
 INVALIDATE_PATH: Final = "/v1/cache/invalidate"
 REFRESH_PATH: Final = "/v1/cache/refresh"
 WEBHOOK_PATH: Final = "/v1/cache/webhook"
-MAX_BODY_BYTES: Final = 64 * 1024
-_BODY_SECONDS: Final = 10.0
 
 
 class OrderRequest(BaseModel):
@@ -54,7 +47,7 @@ class OrderRequest(BaseModel):
             MalformedPatternError: One is none; names which, and the position.
 
         """
-        return None if self.references is None else tuple(map(_pattern, range(len(self.references)), self.references))
+        return None if self.references is None else patterns_of(self.references)
 
 
 class WebhookRequest(OrderRequest):
@@ -66,9 +59,7 @@ class WebhookRequest(OrderRequest):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _AdministratorHandler:
     orders: OrderCache
-    peers: PeerSource
-    clock: Clock
-    refuse_identity: Callable[..., Awaitable[None]]
+    door: AdministratorDoor
 
     async def invalidate(self, request: web.Request) -> web.Response:
         """Answer `POST /v1/cache/invalidate`."""
@@ -79,24 +70,10 @@ class _AdministratorHandler:
         return await self._handle(request, Action.REFRESH)
 
     async def _handle(self, request: web.Request, action: Action) -> web.Response:
-        instance, address = request_id_of(request), address_of(request)
-        try:
-            peer = self.peers.peer_of(request, now=self.clock.now())
-        except IdentityRefusedError as error:
-            await self.refuse_identity(error, address=address, request=instance)
-            raise
-        facts_of(request).identity = peer.name
-        origin = Origin(name=peer.name, address=str(address), request=instance)
-        try:
-            self.orders.require_administrator(peer)
-        except NotAdministratorError as error:
-            await self.orders.refuse(Way.ADMINISTRATOR, reason=error.code, origin=origin)
-            raise
-        if "Authorization" in request.headers:
-            # A token narrows what its holder may do, and has no words for orders.
-            message = "administrators prove themselves by their certificate alone; leave out Authorization"
-            raise HttpRefusedError(WebCode.AUTHORIZATION_MALFORMED, message)
-        asked = await read_model(request, OrderRequest, max_bytes=MAX_BODY_BYTES, seconds=_BODY_SECONDS)
+        peer, origin = await self.door.admit(
+            request, self.orders.administration, refuse=partial(self.orders.refuse, Way.ADMINISTRATOR)
+        )
+        asked = await read_model(request, OrderRequest, max_bytes=MAX_BODY_BYTES, seconds=BODY_SECONDS)
         order = Order(action=action, patterns=asked.patterns)
         return _answer(await self.orders.by_administrator(order, peer=peer, origin=origin))
 
@@ -112,7 +89,7 @@ class _WebhookHandler:
         instance, address = request_id_of(request), str(address_of(request))
         try:
             message = read_headers({name: request.headers.getall(name, []) for name in HEADERS})
-            body = await read_bytes(request, max_bytes=MAX_BODY_BYTES, seconds=_BODY_SECONDS)
+            body = await read_bytes(request, max_bytes=MAX_BODY_BYTES, seconds=BODY_SECONDS)
             key = self.verifier.verify(message, body, now=self.clock.now())
         except WebhookRefusedError as error:
             origin = Origin(name="", address=address, request=instance)
@@ -130,25 +107,15 @@ class _WebhookHandler:
         return _answer(count)
 
 
-def order_routes(
-    *, orders: OrderCache, peers: PeerSource, clock: Clock, refuse_identity: Callable[..., Awaitable[None]]
-) -> list[web.RouteDef]:
+def order_routes(*, orders: OrderCache, door: AdministratorDoor) -> list[web.RouteDef]:
     """Return the routes for administrators."""
-    handler = _AdministratorHandler(orders=orders, peers=peers, clock=clock, refuse_identity=refuse_identity)
+    handler = _AdministratorHandler(orders=orders, door=door)
     return [web.post(INVALIDATE_PATH, handler.invalidate), web.post(REFRESH_PATH, handler.refresh)]
 
 
 def webhook_route(*, orders: OrderCache, verifier: WebhookVerifier, clock: Clock) -> web.RouteDef:
     """Return the route for webhooks."""
     return web.post(WEBHOOK_PATH, _WebhookHandler(orders=orders, verifier=verifier, clock=clock).handle)
-
-
-def _pattern(index: int, text: str) -> Pattern:
-    try:
-        return parse_pattern(text)
-    except MalformedPatternError as error:
-        detail = f"references[{index}], character {error.position + 1}: {error.detail}"
-        raise MalformedPatternError(detail, position=error.position) from None
 
 
 def _answer(count: int) -> web.Response:

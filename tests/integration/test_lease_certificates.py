@@ -49,6 +49,14 @@ def place() -> Iterator[tuple[Sandbox, Store, Relay]]:
         yield sandbox, store, relay
 
 
+@pytest.fixture(autouse=True)
+def _forgetting(place: tuple[Sandbox, Store, Relay]) -> Iterator[None]:
+    """Let each test begin with a broker that knows of no lease: what can't be revoked would be tried in the next."""
+    yield
+    for file in place[0].database.parent.glob("state.db*"):
+        file.unlink()
+
+
 def certificate(answer: Answer) -> str:
     """Return the serial number of the certificate in an answer, as the store writes it."""
     assert answer.status == 200, answer.body

@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from broker.cli.sandbox import SHIPPER, Sandbox
+from broker.cli.sandbox import OPERATOR, SHIPPER, Sandbox
 from tests.leasing import (
     LEASE_RULES,
     MINTER_RULES,
@@ -136,6 +136,50 @@ def test_an_identity_sees_and_revokes_its_own_leases_alone(
     assert credential(broker)[0] != user
 
 
+def take_back(broker: RunningBroker, *arguments: str, agent: str = "operator") -> "subprocess.CompletedProcess[str]":
+    certificate, key = broker.place.certificate(agent)
+    options = ["--url", broker.place.url, "--ca", broker.place.authority, "--cert", certificate, "--key", key]
+    command = [sys.executable, "-m", "broker", "leases", "revoke", *arguments, *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_an_operator_takes_leases_back_by_id_identity_reference_or_all_of_them(
+    broker: RunningBroker, place: tuple[Sandbox, Store], postgres: PostgreSQL
+) -> None:
+    _, store = place
+    give_back(broker)
+    mine, theirs = credential(broker), credential(broker, agent="stranger")
+    done = take_back(broker, "--identity", SHIPPER)
+    assert (done.returncode, done.stdout) == (0, "1 lease, 1 revoked\n"), done.stderr
+    assert not postgres.logs_in(*mine[:2])
+    assert postgres.logs_in(*theirs[:2])
+    done = take_back(broker, theirs[2]["id"], "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"leases": 1, "revoked": 1, "revoking": []})
+    assert not postgres.logs_in(*theirs[:2])
+    for named in (("--reference", "vault:database/**"), ("--all",)):
+        new = credential(broker)
+        assert take_back(broker, *named).returncode == 0
+        assert not postgres.logs_in(*new[:2])
+    assert store.leases() == set()
+    events = [json.loads(line) for line in audit(broker, "search", "--type", "lease", "--json").stdout.splitlines()]
+    orders = [event for event in events if event["reason"] == "ordered"][-4:]
+    assert [event["identity"] for event in orders] == [OPERATOR] * 4
+    assert orders[0]["details"] == {"action": "revoke", "of": SHIPPER}
+
+
+def test_who_may_not_take_leases_back_and_what_is_not_there_are_told_by_the_command(broker: RunningBroker) -> None:
+    for arguments, agent, status, words in (
+        (("--all",), "shipper", 1, "error[not_administrator]"),
+        (("lease_nothing",), "operator", 1, "error[lease_unknown]"),
+        (("--reference", "vault:a//b"), "operator", 1, "error[pattern_malformed]"),
+        ((), "operator", 2, "name one of ID, --identity, --reference and --all"),
+        (("--all", "--identity", SHIPPER), "operator", 2, "name one of"),
+    ):
+        done = take_back(broker, *arguments, agent=agent)
+        assert (done.returncode, done.stdout) == (status, ""), done.stderr
+        assert words in done.stderr
+
+
 def test_a_revocation_waits_for_the_database_and_is_done_when_it_is_back(
     broker: RunningBroker, place: tuple[Sandbox, Store], postgres: PostgreSQL
 ) -> None:
@@ -151,6 +195,9 @@ def test_a_revocation_waits_for_the_database_and_is_done_when_it_is_back(
         assert (failed.status, failed.json["results"][0]["code"]) == (503, "source_unavailable")
         assert "the database behind it may be away" in failed.json["results"][0]["detail"]
         assert [each["state"] for each in own_leases(broker) if each["id"] == lease["id"]] == ["revoking"]
+        done = take_back(broker, lease["id"])
+        assert (done.returncode, done.stdout) == (4, "1 lease, 0 revoked\n")
+        assert f"{lease['id']} is being revoked: {CANT_REVOKE}" in done.stderr
         # Other secrets are answered: the store itself is well.
         assert broker.resolve("vault:secret/logflux#api_key").status == 200
     finally:
@@ -252,6 +299,8 @@ def test_a_role_that_is_not_there_is_missing(broker: RunningBroker, place: tuple
         assert "has no such role" in answer.json["results"][0]["detail"]
     finally:
         PostgreSQL.role(store, "app")
+    # The refusal is remembered for a moment.
+    wait_until(lambda: broker.resolve(USER).status == 200)
 
 
 def test_transit_signs_and_verifies_by_parameters_that_policy_names(broker: RunningBroker) -> None:

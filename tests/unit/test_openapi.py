@@ -19,6 +19,7 @@ from broker.remembered import LeaseFacts
 from broker.resolution import Granted, Refused, Resolution, Status
 from broker.secret import Encoding, SecretValue
 from broker.web.body import MAX_DEPTH
+from broker.web.lease_orders import lease_order_routes
 from broker.web.leases import lease_document, lease_routes
 from broker.web.middleware import request_id_of
 from broker.web.oauth import oauth_routes
@@ -102,7 +103,8 @@ def test_its_routes_are_the_routes_of_both_listeners(document: Document) -> None
         extra_routes=[
             *routes_of_oauth(),
             *lease_routes(leases=None, peers=FakePeers(), admission=None, clock=clock),
-            *order_routes(orders=None, peers=FakePeers(), clock=clock, refuse_identity=None),
+            *order_routes(orders=None, door=None),
+            *lease_order_routes(orders=None, door=None),
             *watch_routes(WatchHandler(watch=None, feed=None, peers=FakePeers(), clock=clock)),
         ],
     )

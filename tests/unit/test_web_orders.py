@@ -10,10 +10,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from broker.administration import Administration
 from broker.errors import IdentityRefusedError, IdentityRefusedReason
 from broker.orders import OrderCache
 from broker.reference import Source
 from broker.secret import Encoding, SecretValue
+from broker.web.administrators import AdministratorDoor
 from broker.web.operations import Readiness, build_operations_app
 from broker.web.orders import WEBHOOK_PATH, order_routes, webhook_route
 from broker.web.routes import RequestLimits, build_agent_app
@@ -55,9 +57,9 @@ class Bench:
         self.operations: TestClient[web.Request, web.Application]
 
     async def start(self) -> None:
-        orders = OrderCache(
-            policy=self.policy, cache=self.cache, trail=self.trail, metrics=self.metrics, clock=self.clock
-        )
+        administration = Administration(policy=self.policy, clock=self.clock)
+        orders = OrderCache(administration=administration, cache=self.cache, trail=self.trail, metrics=self.metrics)
+        door = AdministratorDoor(peers=self.peers, clock=self.clock, refuse_identity=self.refuse_identity)
         agents = build_agent_app(
             resolve=None,
             peers=self.peers,
@@ -65,9 +67,7 @@ class Bench:
             metrics=self.metrics,
             limits=RequestLimits(),
             allowed_hosts=None,
-            extra_routes=order_routes(
-                orders=orders, peers=self.peers, clock=self.clock, refuse_identity=self.refuse_identity
-            ),
+            extra_routes=order_routes(orders=orders, door=door),
         )
         verifier = WebhookVerifier(keys={"hook.key": SecretValue(KEY, encoding=Encoding.BASE64)}, tolerance_seconds=300)
         operations = build_operations_app(

@@ -1,0 +1,86 @@
+"""What every order of an administrator over HTTP has in common: who gives it, and patterns of references."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from broker.administration import Administration, Origin
+from broker.clock import Clock
+from broker.errors import IdentityRefusedError, MalformedPatternError, NotAdministratorError
+from broker.identity import PeerIdentity
+from broker.pattern import Pattern, parse_pattern
+from broker.web.middleware import facts_of, request_id_of
+from broker.web.problems import HttpRefusedError, WebCode
+from broker.web.routes import PeerSource, address_of
+
+MAX_BODY_BYTES: Final = 64 * 1024
+BODY_SECONDS: Final = 10.0
+
+
+class Refuse(Protocol):
+    """Puts on record that somebody may not give an order."""
+
+    async def __call__(self, *, reason: str, origin: Origin) -> None:
+        """Return when it is on record."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdministratorDoor:
+    """Lets administrators in before a byte of their orders is read."""
+
+    peers: PeerSource
+    clock: Clock
+    refuse_identity: Callable[..., Awaitable[None]]
+
+    async def admit(
+        self, request: web.Request, administration: Administration, *, refuse: Refuse
+    ) -> tuple[PeerIdentity, Origin]:
+        """Return who gives an order, and where it comes from.
+
+        Raises:
+            IdentityRefusedError: The certificate names nobody.
+            NotAdministratorError: Policy does not name the peer as an administrator.
+            OrderRateError: Too many were refused lately.
+            HttpRefusedError: A token was presented.
+            AuditUnavailableError: A refusal can't be put on record.
+
+        """
+        instance, address = request_id_of(request), address_of(request)
+        try:
+            peer = self.peers.peer_of(request, now=self.clock.now())
+        except IdentityRefusedError as error:
+            await self.refuse_identity(error, address=address, request=instance)
+            raise
+        facts_of(request).identity = peer.name
+        origin = Origin(name=peer.name, address=str(address), request=instance)
+        try:
+            administration.require(peer)
+        except NotAdministratorError as error:
+            await refuse(reason=error.code, origin=origin)
+            raise
+        if "Authorization" in request.headers:
+            # A token narrows what its holder may do, and has no words for orders.
+            message = "administrators prove themselves by their certificate alone; leave out Authorization"
+            raise HttpRefusedError(WebCode.AUTHORIZATION_MALFORMED, message)
+        return peer, origin
+
+
+def patterns_of(texts: Sequence[str]) -> tuple[Pattern, ...]:
+    """Return the patterns that an order names.
+
+    Raises:
+        MalformedPatternError: One is none; names which, and the position.
+
+    """
+    return tuple(map(_pattern, range(len(texts)), texts))
+
+
+def _pattern(index: int, text: str) -> Pattern:
+    try:
+        return parse_pattern(text)
+    except MalformedPatternError as error:
+        detail = f"references[{index}], character {error.position + 1}: {error.detail}"
+        raise MalformedPatternError(detail, position=error.position) from None
