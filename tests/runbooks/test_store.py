@@ -2,11 +2,13 @@
 
 import datetime as dt
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import yaml
 
+from broker.cli.sandbox import Sandbox
+from broker.cli.sandbox_store import BROKER_RULES_IN_THE_STORE
 from broker.key_file import write_private
 from tests.certificates import TestAuthority
 from tests.openbao import OpenBao
@@ -17,6 +19,7 @@ from tests.waiting import wait_until
 
 CHECK, SEARCH = "broker check-config", "broker audit search"
 READYZ, METRICS = "curl -s http://127.0.0.1:9102/readyz", "curl -s http://127.0.0.1:9102/metrics"
+CERTIFICATE = "vault:pki/issue/agent?common_name=a.example#certificate"
 FIRST = "vault:secret/logflux?version=1#api_key"
 
 
@@ -184,6 +187,54 @@ def test_slo_burns(walk: Walk) -> None:
         return not any(walk.watcher.raised_lately(alert) for alert in walk.page.alerts)
 
     wait_until(good_again, "every objective is met")
+
+
+@pytest.fixture
+def issuing(store: Sandbox) -> Iterator[Callable[..., None]]:
+    """Return what gives the broker's role rights at an engine that issues certificates, and take them back after."""
+    ask(store, "POST", "sys/mounts/pki", type="pki")
+    ask(store, "POST", "pki/root/generate/internal", common_name="leases", ttl="24h")
+    ask(
+        store,
+        "POST",
+        "pki/roles/agent",
+        allowed_domains="a.example",
+        allow_bare_domains=True,
+        max_ttl="1h",
+        key_type="ec",
+    )
+
+    def allow(*paths: str) -> None:
+        rules = [f'path "{path}" {{ capabilities = ["update"] }}' for path in paths]
+        ask(store, "PUT", "sys/policies/acl/broker", policy="\n".join([BROKER_RULES_IN_THE_STORE, *rules]))
+
+    yield allow
+    allow()
+    ask(store, "DELETE", "sys/mounts/pki")
+
+
+def test_leases_not_revoked(walk: Walk, issuing: Callable[..., None]) -> None:
+    held, tried = "broker leases", "curl"
+    issuing("pki/issue/agent")
+    policy = walk.path("/etc/logflux-broker/policy.yaml")
+    without = policy.read_text()
+    policy.write_text(f'{without}  - {{ name: certificates, allow: ["{CERTIFICATE}"], to: [shipper] }}\n')
+    walk.start()
+    walk.is_quiet()
+    assert walk.resolve(CERTIFICATE).status == 200
+
+    policy.write_text(without)
+    walk.raises()
+    assert counted(walk.run(tried).output, 'broker_lease_events_total{event="revoke_failed"') >= 1
+    walk.run(held).says("revoking").has("spiffe://prod.example/logflux/shipper", "vault:pki/issue/agent")
+    walk.run(SEARCH).says("reason=revoke_denied").has("spiffe://prod.example/logflux/shipper")
+    walk.run("journalctl").says("lease_not_revoked", "pki/revoke")
+    assert "pki/revoke" not in walk.run("bao policy read").output
+
+    issuing("pki/issue/agent", "pki/revoke")
+    wait_until(lambda: "lease_" not in walk.run(held).output, "the broker tries again")
+    assert counted(walk.run(tried).output, 'broker_lease_events_total{event="revoked"') == 1
+    walk.ends()
 
 
 @pytest.fixture
