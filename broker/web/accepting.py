@@ -10,8 +10,12 @@ from typing import Final
 
 from broker.logs import EventLogger
 from broker.web.connection import Place
+from broker.web.pace import Pace
 
 _LOG: Final = EventLogger("broker.listener")
+# Enough to keep the processor busy while clients far away take their time; more would only make each of them later.
+_AT_ONCE: Final = 64
+_STUCK_SECONDS: Final = 0.1
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 # These end one connection, which was reset before it could be accepted, and say nothing of the next one.
@@ -36,6 +40,7 @@ class Acceptor:
         self._sock = sock
         self._admit = admit
         self._places = asyncio.Semaphore(max_connections)
+        self._pace = Pace(at_once=_AT_ONCE, stuck_seconds=_STUCK_SECONDS)
         self._accepting: asyncio.Task[None] | None = None
         self._admissions: set[asyncio.Task[None]] = set()
         self._open = 0
@@ -54,13 +59,21 @@ class Acceptor:
         """Begin to accept."""
         self._accepting = asyncio.get_running_loop().create_task(self._accept_forever())
 
-    async def close(self) -> None:
-        """Stop accepting and close the socket; connections stay open, and admissions go on."""
+    async def close(self, *, admit_waiting: bool = False) -> None:
+        """Stop accepting and close the socket; connections stay open, and admissions go on.
+
+        Who still waits in the kernel is reset, or admitted if `admit_waiting`, as far as there are places.
+        """
         if self._accepting is not None:
             self._accepting.cancel()
             with suppress(asyncio.CancelledError):
                 await self._accepting
             self._accepting = None
+        with suppress(OSError):
+            while admit_waiting and not self._places.locked():
+                connection, peer = self._sock.accept()
+                await self._places.acquire()
+                self._begin(connection, peer)
         self._sock.close()
 
     async def cancel(self) -> None:
@@ -70,9 +83,9 @@ class Acceptor:
         await asyncio.gather(*self._admissions, return_exceptions=True)
 
     async def _accept_forever(self) -> None:
-        loop = asyncio.get_running_loop()
         pause = _FIRST_PAUSE
         while True:
+            await self._pace.wait()
             await self._places.acquire()
             try:
                 connection, peer = await self._accept()
@@ -89,10 +102,16 @@ class Acceptor:
                 raise
             else:
                 pause = _FIRST_PAUSE
-                self._open += 1
-                task = loop.create_task(self._admit(connection, _address_of(peer), Place(self._leave)))
-                self._admissions.add(task)
-                task.add_done_callback(self._admissions.discard)
+                self._begin(connection, peer)
+
+    def _begin(self, connection: socket.socket, peer: object) -> None:
+        connection.setblocking(False)
+        self._open += 1
+        turn = self._pace.take()
+        task = asyncio.get_running_loop().create_task(self._admit(connection, _address_of(peer), Place(self._leave)))
+        self._admissions.add(task)
+        task.add_done_callback(self._admissions.discard)
+        task.add_done_callback(lambda _task: self._pace.end(turn))
 
     async def _accept(self) -> tuple[socket.socket, object]:
         """Return the next connection.
@@ -102,12 +121,9 @@ class Acceptor:
         """
         while True:
             try:
-                connection, peer = self._sock.accept()
+                return self._sock.accept()
             except BlockingIOError:
                 await _readable(self._sock)
-            else:
-                connection.setblocking(False)
-                return connection, peer
 
     def _leave(self) -> None:
         self._open -= 1

@@ -20,7 +20,8 @@ from broker.web.connection import AgentConnection, Place, SilentConnections
 from broker.web.tls import HandshakeOutcome, handshake_failure_reason
 
 _LOG: Final = EventLogger("broker.listener")
-_BACKLOG: Final = 1024
+# The kernel takes no more than its own limit, `net.core.somaxconn`, which is 4096 on Linux.
+_BACKLOG: Final = 4096
 _LAST_PORT: Final = 65_535
 # What a client may still need, when the broker stops, to end a handshake that it has begun and to ask.
 _LAST_WORDS: Final = 1.0
@@ -126,7 +127,7 @@ class TlsListener:
 
     async def stop(self) -> None:
         """Stop accepting and close the socket; the runner's own `cleanup` ends the open connections."""
-        await self._acceptor.close()
+        await self._acceptor.close(admit_waiting=True)
         # A client whose handshake is nearly done may have sent its request with it, and whoever has connected must
         # be answered: the runner's `cleanup` closes every connection that has not asked yet.
         with suppress(TimeoutError):

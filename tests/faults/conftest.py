@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.faults.scene import Scene, fill, row_of, staged
+from tests.faults.record import StoreRecord
+from tests.faults.scene import Scene
+from tests.faults.setting import fill
+from tests.faults.stage import row_of, staged
 from tests.openbao import OpenBao, own_openbao
 
 __all__ = ["own_openbao"]
@@ -28,16 +31,22 @@ async def before(
     *,
     store_is: Mapping[str, Any] = MappingProxyType({}),
     prepare: Callable[[OpenBao], None] = lambda _store: None,
+    audit_log: Path | None = None,
     **scene: Any,
 ) -> AsyncIterator[Scene]:
-    """Yield a scene before a store of its own, once that is filled and `prepare` has done what it does."""
+    """Yield a scene before a store of its own, once that is filled and `prepare` has done what it does.
+
+    `audit_log` is where the test keeps the store's audit log, where that is no plain file.
+    """
+    store_is = {"audit": directory / "audit.log", **store_is}
     store = await asyncio.to_thread(OpenBao, directory / "openbao", **store_is)
     try:
         if store.durable:
             await asyncio.to_thread(store.mount, "secret", "kv", {"version": "2"})
         await asyncio.to_thread(fill, store, directory)
         await asyncio.to_thread(prepare, store)
-        async with staged(row_of(request), store, directory, **scene) as it:
+        record = StoreRecord(store, audit_log=audit_log)
+        async with staged(row_of(request), store, directory, record=record, **scene) as it:
             yield it
     finally:
         await asyncio.to_thread(store.close)

@@ -26,6 +26,7 @@ class Fault:
         made: How the test makes it.
         agents: What the agents see meanwhile.
         heals_within: Seconds from the end of the fault until everything is fresh and ready again.
+        unlogged: Why the logs of the store lack requests of this row; empty where they have all that came to it.
 
     """
 
@@ -33,6 +34,7 @@ class Fault:
     made: str
     agents: str
     heals_within: float
+    unlogged: str = ""
 
     @property
     def slug(self) -> str:
@@ -51,8 +53,10 @@ class Measured:
         failed: References or requests that failed against the promise; the test fails when there is one.
         slowest: Seconds of the slowest answer.
         lasted: Seconds of the fault.
-        requests: Requests at the relay in that time and until all was healed.
-        peak: The most requests at the relay within one second.
+        attempts: Tries to ask, at the relay, in that time and until all was healed.
+        answered: Requests that the store answered in that time, by its log of requests.
+        audited: Requests in the store's audit log.
+        peak: The most requests within one second in either of the two logs.
         healed: Seconds from the end of the fault until all was fresh and ready.
 
     """
@@ -63,7 +67,9 @@ class Measured:
     failed: int
     slowest: float
     lasted: float
-    requests: int
+    attempts: int
+    answered: int
+    audited: int
     peak: int
     healed: float
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.faults.figures import read_figures
 from tests.faults.matrix import Fault, Measured, read_results, rows
-from tests.faults.scene import FRESH_FOR, MAX_STALE, PER_SECOND
+from tests.faults.setting import FRESH_FOR, MAX_STALE, PER_SECOND
 
 HEAD: Final = f"""\
 # Reliability
@@ -19,7 +19,7 @@ figures are of one run and vary.
 
 Three agents ask over mTLS, ten times a second each, for two secrets with `fresh_for` of {FRESH_FOR:.0f} s and
 `max_stale` of {MAX_STALE / 3600:.0f} h, before, during and after each fault. Between broker and store is a relay that
-counts requests and makes the faults of the line. The store's time-outs are 1 s, its budget is {PER_SECOND} requests a
+makes the faults of the line. The store's time-outs are 1 s, its budget is {PER_SECOND} requests a
 second (`requests_per_second`), it is probed each second while it is away (`probe_seconds`, 5 by default), and readiness
 looks at it each second instead of each five.
 
@@ -27,11 +27,23 @@ looks at it each second instead of each five.
 
 - No agent gets an error, a wrong value or an old one that is not marked `stale`, inside `max_stale`, except what the
   row says.
-- What was never read is `unavailable` with `Retry-After`, at once or after one time-out; nothing old is made up.
-- The requests at the relay stay within the budget in every window of 0.5 to 10 s: a full bucket, and what flows in
-  meanwhile.
-- `/readyz` says what is wrong while it is, where the store as a whole is concerned, and all heals without a hand.
+- What was never read, and what is past its `max_stale`, is `unavailable` with `Retry-After`, at once or after one
+  time-out; nothing old is made up.
+- The store is asked within the budget in every window of 0.5 to 10 s, by its own logs and by the relay: a full bucket,
+  and what flows in meanwhile.
+- `/readyz` and the metrics say what is wrong while it is, where the store as a whole is concerned, and that all is well
+  afterwards; all heals without a hand. The metrics count exactly what the agents were told.
 - Each answer has its record in the audit trail, and `broker audit verify` finds nothing.
+
+## Who counted the requests
+
+- *Attempts* are counted by the relay: every request that the broker sent, whatever became of it, and every connection
+  that was refused or given up in TLS.
+- *Answered* is what the store itself logs (`log_requests_level`): every HTTP request that came to it and was answered,
+  probes included, once for a cluster whose standby passed it on to the leader.
+- *Audited* is what stands in the store's audit log: every request that came to its core, with a token or without,
+  answered or refused, logins too; not in it are the probes (`sys/health`, `sys/seal-status`, `sys/leader`), which are
+  answered without it, and what a sealed store refuses.
 """
 _PROMISED: Final = ("fault", "how it is made", "what agents see", "heals within")
 _MEASURED: Final = (
@@ -39,8 +51,10 @@ _MEASURED: Final = (
     "`ok` / `stale` / refused",
     "failed",
     "slowest answer",
-    "requests, peak a second",
+    "attempts / answered / audited",
+    "peak a second at the store",
     "healed",
+    "not in the store's logs",
 )
 
 
@@ -60,9 +74,11 @@ def page(measured: Mapping[str, Measured], day: dt.date) -> str:
             f"## As measured on {day.isoformat()}",
             "",
             "From the begin of the fault until all was fresh and ready. `refused` are answers without a value that the",
-            "row promises; requests to a closed port reach no relay and are not counted.",
+            "row promises. A store that is dead or stopped logs nothing meanwhile; one that was stopped answers late.",
             "",
-            *_table(("fault", *_MEASURED), [(row.name, *_figures(measured[row.name])) for row in promised]),
+            *_table(
+                ("fault", *_MEASURED), [(row.name, *_figures(measured[row.name]), row.unlogged) for row in promised]
+            ),
             "",
             "## Under many agents",
             "",
@@ -85,7 +101,8 @@ def _figures(one: Measured) -> tuple[str, ...]:
         f"{one.fresh} / {one.stale} / {one.refused}",
         str(one.failed),
         f"{one.slowest * 1000:.0f} ms",
-        f"{one.requests}, {one.peak}",
+        f"{one.attempts} / {one.answered} / {one.audited}",
+        str(one.peak),
         f"{one.healed:.1f} s",
     )
 

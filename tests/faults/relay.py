@@ -1,15 +1,16 @@
 """A relay in front of a real store, which counts every request and whose faults a test switches while it runs."""
 
 import asyncio
-import math
 import re
 import socket
 import ssl
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+from tests.faults.asked import Asked
+from tests.faults.record import SOURCE
 
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 _CHUNK: Final = 16_384
@@ -18,20 +19,12 @@ _DRIPS_A_SECOND: Final = 20
 Stand_in = Callable[[str], bytes | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One request that reached the relay, at a steady time."""
-
-    at: float
-    method: str
-    path: str
-
-
 class Relay:
     """Forward connections to a port of this machine, one HTTP request after the other.
 
     Attributes:
         asked: Every request, those included that the relay answers itself or lets die.
+        fruitless: Every connection that came to no request: refused while the relay is closed, or given up in TLS.
         delay: Seconds that every part of an answer is late.
         rate: Bytes of an answer a second; 0 for as fast as they come.
         cut_after: Bytes of an answer after which the connection is reset.
@@ -42,6 +35,7 @@ class Relay:
 
     def __init__(self, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[Asked] = []
+        self.fruitless: list[Asked] = []
         self.delay = 0.0
         self.rate = 0
         self.cut_after: int | None = None
@@ -50,7 +44,7 @@ class Relay:
         self.target = port
         self.port = 0
         self._tls = tls
-        self._server: asyncio.Server
+        self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
 
     @property
@@ -59,11 +53,19 @@ class Relay:
 
     async def start(self) -> None:
         """Listen: on a free port the first time, and on the same one later."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
+        if not self.port:
+            self._note_refusals()
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
+
+    @property
+    def attempts(self) -> list[Asked]:
+        """Return every try to ask the store, whatever became of it."""
+        return sorted([*self.asked, *self.fruitless], key=lambda one: one.at)
 
     async def aclose(self) -> None:
         """Refuse new connections, and reset those that there are."""
+        assert self._server is not None
         self._server.close()
         self.reset()
         await self._server.wait_closed()
@@ -84,21 +86,32 @@ class Relay:
             connection.frozen = True
         return len(self._connections)
 
-    def reads(self, part: str = "/data/") -> int:
-        """Return how many requests had `part` in their path."""
-        return sum(1 for asked in self.asked if part in asked.path)
+    def _note_refusals(self) -> None:
+        # Nobody listens then, so it is seen where the broker, which runs in the same loop, opens its connections.
+        loop = asyncio.get_running_loop()
+        connect = loop.sock_connect
 
-    def peak(self, seconds: float = 1.0, *, since: float = 0.0, until: float = math.inf) -> int:
-        """Return the most requests within any window of `seconds`."""
-        times = [asked.at for asked in self.asked if since <= asked.at <= until]
-        most = first = 0
-        for last, moment in enumerate(times):
-            while moment - times[first] > seconds:
-                first += 1
-            most = max(most, last - first + 1)
-        return most
+        async def noted(sock: socket.socket, address: Any) -> None:
+            try:
+                await connect(sock, address)
+            except OSError:
+                if address[1] == self.port:
+                    self._note_fruitless()
+                raise
+
+        loop.sock_connect = noted  # type: ignore[method-assign]  # The loop ends with the test.
+
+    def _note_fruitless(self) -> None:
+        self.fruitless.append(Asked(time.monotonic(), "CONNECT", ""))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._tls is not None:
+            try:
+                await writer.start_tls(self._tls)
+            except OSError:
+                self._note_fruitless()
+                writer.close()
+                return
         connection = _Connection(self, reader, writer)
         self._connections.add(connection)
         try:
@@ -122,7 +135,9 @@ class _Connection:
         self._store: asyncio.StreamWriter | None = None
 
     async def run(self) -> None:
-        store_reader, self._store = await asyncio.open_connection("127.0.0.1", self._relay.target)
+        store_reader, self._store = await asyncio.open_connection(
+            "127.0.0.1", self._relay.target, local_addr=(SOURCE, 0)
+        )
         ways = {
             asyncio.create_task(self._requests(self._store)),
             asyncio.create_task(self._answers(store_reader)),

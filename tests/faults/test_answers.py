@@ -4,29 +4,19 @@ import asyncio
 
 import pytest
 
+from tests.faults.asked import count
 from tests.faults.matrix import fault
 from tests.faults.relay import http
-from tests.faults.scene import APP, DB, VALUES, Scene
+from tests.faults.scene import Scene
+from tests.faults.setting import APP, BRIEF, DB, STALE, VALUES
 
-STALE = "`ok`, then `stale`; what was never read is `unavailable`"
-ONE = "that secret: `ok`, then `stale`; every other one `ok`"
+STOOD_IN = "what the relay answers in the store's place"
 
 
 async def is_stale_and_heals(scene: Scene, reason: str) -> None:
     await scene.see("stale")
     await scene.unready(reason)
-    await scene.refuse_the_unread()
-    scene.relay.heal()
-    scene.ended()
-    await scene.heals()
-
-
-async def only_the_first_is_stale_and_heals(scene: Scene) -> None:
-    await scene.see("stale", APP)
-    since = len(scene.agents.seen)
-    await scene.until(lambda: sum(seen.reference == DB for seen in scene.agents.seen[since:]) > 20)
-    assert {seen.status for seen in scene.agents.seen[since:] if seen.reference == DB} == {"ok"}
-    assert scene.broker.readiness.ready
+    await scene.refuse()
     scene.relay.heal()
     scene.ended()
     await scene.heals()
@@ -66,6 +56,7 @@ async def test_a_black_hole(scene: Scene) -> None:
     made="relay: the kept connections go dead without a word, new ones work",
     agents="`ok` or `stale`",
     heals_within=10,
+    unlogged="what goes into the dead connections",
 )
 async def test_half_open_connections(scene: Scene) -> None:
     scene.begin()
@@ -74,26 +65,52 @@ async def test_half_open_connections(scene: Scene) -> None:
     await scene.heals()
 
 
-@fault(name="Truncated JSON", made="relay: 200 with half a document, for every read", agents=STALE, heals_within=15)
+@fault(
+    name="Truncated JSON",
+    made="relay: 200 with half a document, for everything",
+    agents=STALE,
+    heals_within=15,
+    unlogged=STOOD_IN,
+)
 async def test_truncated_json(scene: Scene) -> None:
     scene.begin()
     scene.relay.stand_in = lambda _path: http(b'{"data": {"data": {"v": "')
     await is_stale_and_heals(scene, "no valid JSON")
 
 
-@fault(name="200 with HTML", made="relay: a portal's page, for everything", agents=STALE, heals_within=15)
+@fault(
+    name="200 with HTML",
+    made="relay: a portal's page, for everything",
+    agents=STALE,
+    heals_within=15,
+    unlogged=STOOD_IN,
+)
 async def test_a_page_instead_of_an_answer(scene: Scene) -> None:
     scene.begin()
     scene.relay.stand_in = lambda _path: http(b"<html>Please log in</html>", kind="text/html")
     await is_stale_and_heals(scene, "not what Vault or OpenBao says")
 
 
-@fault(name="500 for one path only", made="relay", agents=ONE, heals_within=10)
+@fault(
+    name="500 for one path only",
+    made="relay, for the path and for that of a secret that may be used for 1 s",
+    agents="that secret: `ok`, then `stale`; past its bound `unavailable`; every other one `ok`",
+    heals_within=10,
+    unlogged=STOOD_IN,
+)
 async def test_one_path_fails(scene: Scene) -> None:
     broken = http(b'{"errors": ["1 error occurred"]}', status="500 Internal Server Error")
     scene.begin()
-    scene.relay.stand_in = lambda path: broken if "/data/app" in path else None
-    await only_the_first_is_stale_and_heals(scene)
+    scene.relay.stand_in = lambda path: broken if path.endswith(("/data/app", "/data/brief")) else None
+    await scene.see("stale", APP)
+    since = len(scene.agents.seen)
+    await scene.until(lambda: sum(seen.reference == DB for seen in scene.agents.seen[since:]) > 20)
+    assert {seen.status for seen in scene.agents.seen[since:] if seen.reference == DB} == {"ok"}
+    await scene.refuse(BRIEF)
+    await scene.stays_ready()
+    scene.relay.heal()
+    scene.ended()
+    await scene.heals()
 
 
 @fault(
@@ -107,7 +124,7 @@ async def test_an_answer_of_five_megabytes(scene: Scene) -> None:
     scene.begin()
     await asyncio.to_thread(scene.store.put_secret, "app", v="x" * 5_000_000)
     await scene.see("invalid", APP)
-    assert scene.broker.readiness.ready
+    await scene.stays_ready()
     await asyncio.to_thread(scene.store.put_secret, "app", v=VALUES[APP])
     scene.ended()
     await scene.heals()
@@ -123,17 +140,22 @@ async def test_a_quota(scene: Scene) -> None:
     await asyncio.to_thread(
         scene.store.write,
         "sys/quotas/config",
-        {"enable_rate_limit_response_headers": True, "rate_limit_exempt_paths": ["sys/health"]},
+        {
+            "enable_rate_limit_response_headers": True,
+            "enable_rate_limit_audit_logging": True,
+            "rate_limit_exempt_paths": ["sys/health"],
+        },
     )
     scene.begin()
     quota = {"path": "secret", "rate": 1, "interval": "60s", "block_interval": "60s"}
     await asyncio.to_thread(scene.store.write, "sys/quotas/rate-limit/tight", quota)
     await scene.see("stale")
-    await scene.refuse_the_unread()
-    assert scene.broker.readiness.ready, "the store is up, and the broker obeys it"
-    before = scene.relay.reads()
+    await scene.refuse()
+    await scene.stays_ready()
+    before = await scene.asked(), count(scene.relay.asked, "/data/")
     await asyncio.sleep(2)
-    assert scene.relay.reads() == before, "nothing is asked before the pause is over"
+    after = await scene.asked(), count(scene.relay.asked, "/data/")
+    assert after == before, "nothing is asked before the pause is over"
     await asyncio.to_thread(scene.store.delete, "sys/quotas/rate-limit/tight")
     scene.clock.ahead += 60
     scene.ended()

@@ -3,7 +3,8 @@
 import asyncio
 
 from tests.faults.matrix import fault
-from tests.faults.scene import VALUES, Scene
+from tests.faults.scene import Scene
+from tests.faults.setting import VALUES
 
 HOUR = 3600
 
@@ -24,7 +25,7 @@ async def test_a_clock_that_jumps(scene: Scene) -> None:
     scene.ended()
     await scene.heals()
     assert {seen.status for seen in scene.agents.seen} == {"ok"}
-    assert scene.relay.reads("/login") == 1
+    assert await scene.asked("auth/approle/login") == 1
 
 
 @fault(
@@ -44,6 +45,7 @@ async def test_a_restart_in_an_outage(scene: Scene) -> None:
     await scene.start_broker()
     await scene.see("unavailable")
     await scene.unready("sealed")
+    await scene.refuse(*VALUES)
     await asyncio.to_thread(scene.store.unseal)
     scene.ended()
     await scene.heals()

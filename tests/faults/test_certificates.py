@@ -6,8 +6,7 @@ import datetime as dt
 from tests.certificates import Files, TestAuthority
 from tests.faults.matrix import fault
 from tests.faults.scene import Scene
-
-STALE = "`ok`, then `stale`; what was never read is `unavailable`"
+from tests.faults.setting import STALE
 
 
 @fault(
@@ -15,6 +14,7 @@ STALE = "`ok`, then `stale`; what was never read is `unavailable`"
     made="another authority's certificate for new connections, the kept ones are reset; later the right one",
     agents=STALE,
     heals_within=15,
+    unlogged="connections are given up in TLS, before anything is said",
 )
 async def test_a_wrong_certificate(tls_scene: Scene) -> None:
     other = await asyncio.to_thread(TestAuthority, tls_scene.directory / "other", common_name="somebody else")
@@ -26,6 +26,7 @@ async def test_a_wrong_certificate(tls_scene: Scene) -> None:
     made="a certificate that ended an hour ago, as above; later a valid one",
     agents=STALE,
     heals_within=15,
+    unlogged="connections are given up in TLS, before anything is said",
 )
 async def test_an_expired_certificate(tls_scene: Scene) -> None:
     past = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
@@ -39,7 +40,7 @@ async def shows(scene: Scene, files: Files) -> None:
     asked = len(scene.relay.asked)
     await scene.see("stale")
     await scene.unready("certificate is not trusted")
-    await scene.refuse_the_unread()
+    await scene.refuse()
     assert len(scene.relay.asked) == asked, "nothing was said to a stranger"
     await scene.show(await asyncio.to_thread(scene.authority.server))
     scene.ended()

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from broker.cli.child import free_port
+from tests.faults.asked import count
 from tests.faults.lagging import Lag
 from tests.faults.matrix import fault
-from tests.faults.scene import Scene, fill, row_of, staged
+from tests.faults.record import StoreRecord
+from tests.faults.scene import Scene
+from tests.faults.setting import fill
+from tests.faults.stage import row_of, staged
 from tests.openbao import Cluster, OpenBao
 
 LATE = "vault:secret/late#v"
@@ -42,12 +46,15 @@ async def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await lag.start()
     # Patient enough to live with the lag without an election.
     cluster = Cluster(patience=5, port=lag.target, told=lag.port)
-    leader = await asyncio.to_thread(OpenBao, tmp_path / "one", durable=True)
-    standby = await asyncio.to_thread(OpenBao, tmp_path / "two", durable=True, join=leader, cluster=cluster)
+    # The nodes have one table of audit devices, and so one log on one machine.
+    log = tmp_path / "audit.log"
+    leader = await asyncio.to_thread(OpenBao, tmp_path / "one", durable=True, audit=log)
+    standby = await asyncio.to_thread(OpenBao, tmp_path / "two", durable=True, join=leader, cluster=cluster, audit=log)
     try:
         await asyncio.to_thread(leader.mount, "secret", "kv", {"version": "2"})
         await asyncio.to_thread(fill, leader, tmp_path)
-        async with staged(row_of(request), leader, tmp_path, leader_seconds=2) as scene:
+        record = StoreRecord(leader, standby)
+        async with staged(row_of(request), leader, tmp_path, record=record, leader_seconds=2) as scene:
             yield Nodes(scene, leader, standby, lag)
     finally:
         await asyncio.to_thread(standby.close)
@@ -91,14 +98,14 @@ async def test_a_standby_without_a_leader(nodes: Nodes) -> None:
     scene = nodes.scene
     nodes.lead_to(nodes.standby)
     # It knows everything that the broker has seen, so that it can answer by itself.
-    read = scene.relay.reads()
-    await scene.until(lambda: scene.relay.reads() > read + 2)
+    read = count(scene.relay.asked, "/data/")
+    await scene.until(lambda: count(scene.relay.asked, "/data/") > read + 2)
     scene.begin()
     await asyncio.to_thread(nodes.leader.kill)
-    await scene.unready("standby without a leader")
+    await scene.unready("standby without a leader", is_away=False)
     assert "stale" not in scene.statuses(), "the standby is believed for a while"
     await scene.see("stale")
-    await scene.refuse_the_unread()
+    await scene.refuse()
     await asyncio.to_thread(nodes.leader.start)
     await asyncio.to_thread(nodes.leader.request, "PUT", "sys/unseal", {"key": nodes.leader.unseal_key})
     scene.ended()
@@ -119,7 +126,7 @@ async def test_a_leader_that_steps_down(nodes: Nodes) -> None:
     await scene.until_store(lambda: nodes.leads(nodes.leader) or nodes.leads(nodes.standby))
     scene.ended()
     await scene.heals()
-    assert scene.relay.reads("/auth/approle/login") == 1, "nobody took a valid token for a dead one"
+    assert await scene.asked("auth/approle/login") == 1, "nobody took a valid token for a dead one"
 
 
 async def result_of(scene: Scene) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 import asyncio
 
 from tests.faults.matrix import fault
-from tests.faults.scene import READER, VALUES, Scene, fill
+from tests.faults.scene import Scene
+from tests.faults.setting import READER, STALE, VALUES, fill
 from tests.vaults import private
-
-STALE = "`ok`, then `stale`"
 
 
 @fault(
@@ -20,7 +19,7 @@ async def test_a_revoked_token(scene: Scene) -> None:
     await asyncio.to_thread(scene.store.revoke_tokens)
     scene.ended()
     await scene.heals()
-    assert logins(scene) == 2, "one at the start, and one for the dead token"
+    assert await logins(scene) == 2, "one at the start, and one for the dead token"
 
 
 @fault(
@@ -41,7 +40,7 @@ async def test_a_policy_taken_away(scene: Scene) -> None:
     await asyncio.to_thread(scene.store.policy, "broker", READER)
     scene.ended()
     await scene.heals()
-    assert logins(scene) == 1, "a denial is not mistaken for a dead token"
+    assert await logins(scene) == 1, "a denial is not mistaken for a dead token"
 
 
 @fault(
@@ -55,8 +54,8 @@ async def test_a_role_deleted(scene: Scene) -> None:
     await asyncio.to_thread(scene.store.delete, "auth/approle/role/broker")
     await asyncio.to_thread(scene.store.revoke_tokens)
     await scene.see("stale")
-    await scene.unready("refuse")
-    await scene.refuse_the_unread()
+    await scene.unready("refuse", is_away=False)
+    await scene.refuse()
     await asyncio.to_thread(fill, scene.store, scene.directory)
     scene.ended()
     await scene.heals()
@@ -76,12 +75,13 @@ async def test_a_wrong_credential_does_not_lock_the_role_out(lockout_scene: Scen
     private(file, "00000000-0000-0000-0000-000000000000")
     await asyncio.to_thread(scene.store.revoke_tokens)
     await scene.see("stale")
-    await scene.unready("refused the broker's login twice")
-    assert logins(scene) == 3, "one at the start, and two of the five that lock a role out"
+    await scene.unready("refused the broker's login twice", is_away=False)
+    await scene.refuse()
+    assert await logins(scene) == 3, "one at the start, and two of the five that lock a role out"
     private(file, right)
     scene.ended()
     await scene.heals()
 
 
-def logins(scene: Scene) -> int:
-    return scene.relay.reads("/auth/approle/login")
+async def logins(scene: Scene) -> int:
+    return await scene.asked("auth/approle/login")

@@ -3,7 +3,8 @@
 import asyncio
 
 from tests.faults.matrix import fault
-from tests.faults.scene import APP, DB, VALUES, Scene
+from tests.faults.scene import Scene
+from tests.faults.setting import APP, DB, NAMES, VALUES
 
 GONE = "that secret: `missing` at the next read, its value no more; every other one `ok`"
 LATER = "value-of-app, later"
@@ -65,8 +66,9 @@ async def test_a_mount_that_becomes_the_other_version(scene: Scene) -> None:
     scene.begin()
     await asyncio.to_thread(scene.store.unmount, "secret")
     await scene.see("stale")
+    await scene.refuse()
     await asyncio.to_thread(scene.store.mount, "secret", "kv", {"version": "1"})
-    for name in ("app", "db", "cold"):
+    for name in NAMES:
         await asyncio.to_thread(scene.store.write, f"secret/{name}", {"v": f"value-of-{name}"})
     scene.ended()
     await scene.heals()
@@ -80,7 +82,7 @@ async def stays_missing(scene: Scene) -> None:
     later = scene.agents.seen[since + 6 :]
     assert {seen.status for seen in later if seen.reference == APP} == {"missing"}
     assert {seen.status for seen in later if seen.reference == DB} == {"ok"}
-    assert scene.broker.readiness.ready
+    await scene.stays_ready()
 
 
 def last_value(scene: Scene) -> str | None:

@@ -13,15 +13,18 @@ import pytest
 from tests.faults.conftest import before
 from tests.faults.matrix import fault
 from tests.faults.scene import Scene
-
-STALE = "`ok`, then `stale`; what was never read is `unavailable`"
+from tests.faults.setting import STALE
 
 
 class Pipe:
-    """A pipe at the place of the audit log, with a reader that can pause; it holds one page when nobody reads."""
+    """A pipe at the place of the audit log, with a reader that can pause; it holds one page when nobody reads.
+
+    What the reader takes out is in `kept`.
+    """
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
+        self.kept = path.with_name("audit.kept")
         # Open for both directions, so that it neither waits for a writer nor ever ends.
         self._end = os.open(path, os.O_RDWR)
         fcntl.fcntl(self._end, fcntl.F_SETPIPE_SZ, 4096)
@@ -31,8 +34,10 @@ class Pipe:
         self._thread.start()
 
     def _drain(self) -> None:
-        while os.read(self._end, 65_536) != b"end":
-            self._reads.wait()
+        with self.kept.open("wb", buffering=0) as kept:
+            while (data := os.read(self._end, 65_536)) != b"end":
+                kept.write(data)
+                self._reads.wait()
 
     def pause(self) -> None:
         self._reads.clear()
@@ -52,7 +57,8 @@ class Pipe:
 async def piped(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Scene, Pipe]]:
     pipe = Pipe(tmp_path / "audit")
     try:
-        async with before(request, tmp_path, store_is={"durable": True, "audit": tmp_path / "audit"}) as scene:
+        store_is = {"durable": True, "audit": tmp_path / "audit"}
+        async with before(request, tmp_path, store_is=store_is, audit_log=pipe.kept) as scene:
             yield scene, pipe
     finally:
         pipe.close()
@@ -70,6 +76,7 @@ async def audited(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     made="the log is a pipe that nobody reads any more: every request hangs, health is good; read again later",
     agents=STALE,
     heals_within=20,
+    unlogged="what the device can't write; it may come late, when it can",
 )
 async def test_a_blocked_audit_device(piped: tuple[Scene, Pipe]) -> None:
     scene, pipe = piped
@@ -77,7 +84,7 @@ async def test_a_blocked_audit_device(piped: tuple[Scene, Pipe]) -> None:
     pipe.pause()
     await scene.see("stale")
     await scene.unready("in time")
-    await scene.refuse_the_unread()
+    await scene.refuse()
     pipe.go_on()
     scene.ended()
     await scene.heals()
@@ -88,6 +95,7 @@ async def test_a_blocked_audit_device(piped: tuple[Scene, Pipe]) -> None:
     made="the log becomes `/dev/full`: 500 to every request with a token, health is good; put back later",
     agents=STALE,
     heals_within=20,
+    unlogged="the audit log has nothing of the time of the fault",
 )
 async def test_a_full_audit_device(audited: tuple[Scene, Path]) -> None:
     scene, log = audited
@@ -98,7 +106,7 @@ async def test_a_full_audit_device(audited: tuple[Scene, Path]) -> None:
     os.kill(scene.store.pid, signal.SIGHUP)
     await scene.see("stale")
     await scene.unready("audit")
-    await scene.refuse_the_unread()
+    await scene.refuse()
     await asyncio.to_thread(kept.replace, log)
     os.kill(scene.store.pid, signal.SIGHUP)
     scene.ended()

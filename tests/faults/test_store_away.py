@@ -4,18 +4,23 @@ import asyncio
 
 from tests.faults.matrix import fault
 from tests.faults.scene import Scene
+from tests.faults.setting import STALE
 
-STALE = "`ok`, then `stale`; what was never read is `unavailable`"
 
-
-@fault(name="Store killed", made="`SIGKILL`, later started and unsealed", agents=STALE, heals_within=20)
+@fault(
+    name="Store killed",
+    made="`SIGKILL`, later started and unsealed",
+    agents=STALE,
+    heals_within=20,
+    unlogged="connections are refused: nobody is there",
+)
 async def test_a_killed_store(durable_scene: Scene) -> None:
     scene = durable_scene
     scene.begin()
     await scene.kill_store()
     await scene.see("stale")
     await scene.unready("can't be reached")
-    await scene.refuse_the_unread()
+    await scene.refuse()
     await scene.start_store()
     await asyncio.to_thread(scene.store.unseal)
     scene.ended()
@@ -30,7 +35,7 @@ async def test_a_store_that_comes_back_sealed(durable_scene: Scene) -> None:
     await scene.start_store()
     await scene.see("stale")
     await scene.unready("sealed")
-    await scene.refuse_the_unread()
+    await scene.refuse()
     await asyncio.to_thread(scene.store.unseal)
     scene.ended()
     await scene.heals()
@@ -42,7 +47,7 @@ async def test_a_store_sealed_under_load(scene: Scene) -> None:
     await asyncio.to_thread(scene.store.seal)
     await scene.see("stale")
     await scene.unready("sealed")
-    await scene.refuse_the_unread()
+    await scene.refuse()
     await asyncio.to_thread(scene.store.unseal)
     scene.ended()
     await scene.heals()
@@ -53,13 +58,14 @@ async def test_a_store_sealed_under_load(scene: Scene) -> None:
     made="`SIGSTOP`: connections are accepted and never answered; then `SIGCONT`",
     agents=STALE,
     heals_within=20,
+    unlogged="nothing while it stands; what waits for it then comes all at once",
 )
 async def test_a_stopped_store(scene: Scene) -> None:
     scene.begin()
     await asyncio.to_thread(scene.store.stop)
     await scene.see("stale")
     await scene.unready("in time")
-    await scene.refuse_the_unread()
+    await scene.refuse()
     await asyncio.to_thread(scene.store.cont)
     scene.ended()
     await scene.heals()
@@ -77,7 +83,7 @@ async def test_two_faults_at_once(scene: Scene) -> None:
     await asyncio.to_thread(scene.store.seal)
     await scene.see("stale")
     await scene.unready("sealed")
-    await scene.refuse_the_unread()
+    await scene.refuse()
     await asyncio.to_thread(scene.store.unseal)
     scene.relay.heal()
     scene.ended()

@@ -1,91 +1,170 @@
-"""A thousand agents start at once before a cold broker, with twenty references each."""
+"""A thousand agents start within a second before a cold broker, with twenty references each; each in its own process.
+
+The broker is `broker serve` as it is installed, with its own settings but for addresses; the agents are threads of a
+few processes, with the client of `broker get` and a certificate each.
+"""
 
 import asyncio
 import json
-import ssl
+import sys
 import time
+from asyncio.subprocess import PIPE, STDOUT
 from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import aiohttp
+import pytest
 
-from broker.app import Service
-from broker.config_source import read_settings
-from tests.certificates import TestAuthority
+from tests.certificates import Files, TestAuthority
+from tests.faults.asked import between, count
 from tests.faults.figures import Figure, write_figure
+from tests.faults.fleet import Orders, Started
+from tests.faults.operations import Operations
+from tests.faults.record import StoreRecord
 from tests.faults.relay import Relay
-from tests.faults.scene import AGENT, fill, write_settings
+from tests.faults.setting import AGENT, fill, write_settings
 from tests.openbao import OpenBao
 
 AGENTS: Final = 1000
+DRIVERS: Final = 4
 PATHS: Final = 20
 REFERENCES: Final = [f"vault:secret/start/{number}#v" for number in range(PATHS)]
-# The promise is about the store and about answers. How long a handshake takes is for two cores to say.
-PATIENT: Final = {"listen": {"handshake_seconds": 60, "idle_seconds": 60, "max_connections": AGENTS}}
+VALUES: Final = [f"value {number}" for number in range(PATHS)]
+SECOND: Final = 1.0
+LONGEST_LINE: Final = 16 * 1024 * 1024
+# A machine that is too busy with other things gets another chance, before another cold broker.
+ARRIVALS: Final = 3
+PATIENCE: Final = 20.0
 
 
-async def test_a_thousand_cold_agents_cost_the_store_twenty_reads_and_one_login(
-    own_openbao: OpenBao, tmp_path: Path
-) -> None:
-    store = own_openbao
-    await asyncio.to_thread(fill, store, tmp_path)
-    for number in range(PATHS):
-        await asyncio.to_thread(store.put_secret, f"start/{number}", v=f"value {number}")
-    authority = await asyncio.to_thread(TestAuthority, tmp_path / "pki")
+@asynccontextmanager
+async def cold_broker(directory: Path, authority: TestAuthority, relay: Relay) -> AsyncIterator[tuple[str, Operations]]:
+    """Run a broker that has read nothing, with the defaults of everything that is about load."""
+    file = await asyncio.to_thread(write_settings, directory, authority, [relay.address], {})
+    settings = json.loads(file.read_text())
+    vault = settings["providers"]["vault"]
+    settings["providers"]["vault"] = {"addresses": vault["addresses"], "auth": vault["auth"]}
+    file.write_text(json.dumps(settings))
+    policy = json.loads((directory / "policy.yaml").read_text())
+    del policy["rules"][0]["fresh_for"], policy["rules"][0]["max_stale"]
+    (directory / "policy.yaml").write_text(json.dumps(policy))
+    operations = Operations(settings["operations"]["port"])
+    with (directory / "broker.log").open("wb") as log:
+        broker = await python("-m", "broker", "serve", "--config", str(file), stdout=log, stderr=STDOUT)
+    try:
+        await until_ready(operations)
+        yield f"https://127.0.0.1:{settings['listen']['port']}", operations
+    finally:
+        broker.terminate()
+        await broker.wait()
+
+
+async def python(*arguments: str, **streams: int | IO[bytes]) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(sys.executable, *arguments, limit=LONGEST_LINE, **streams)
+
+
+async def until_ready(operations: Operations) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(aiohttp.ClientError):
+                status, _ = await operations.readyz()
+                if status == 200:
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def start_fleet(orders: Sequence[Orders]) -> list[Started]:
+    """Let the agents of a process for each of `orders` begin at one moment, and return how each of them started."""
+    drivers = [await python("-m", "tests.faults.fleet", stdin=PIPE, stdout=PIPE) for _ in orders]
+    for driver, order in zip(drivers, orders, strict=True):
+        say(driver, json.dumps(asdict(order)))
+    for driver in drivers:
+        assert driver.stdout is not None
+        assert await driver.stdout.readline() == b"ready\n"
+    for driver in drivers:
+        say(driver, "begin")
+    answers = await asyncio.gather(*(driver.communicate() for driver in drivers))
+    return [Started(**started) for answer, _ in answers for started in json.loads(answer)]
+
+
+def say(driver: asyncio.subprocess.Process, line: str) -> None:
+    assert driver.stdin is not None
+    driver.stdin.write(line.encode() + b"\n")
+
+
+def prepare(store: OpenBao, directory: Path) -> None:
+    """Put the secrets into the store, and what a broker needs into a directory of its own."""
+    directory.mkdir()
+    fill(store, directory)
+    for number, value in enumerate(VALUES):
+        store.put_secret(f"start/{number}", v=value)
+
+
+async def arrive(
+    directory: Path, authority: TestAuthority, relay: Relay, certificates: Sequence[Files]
+) -> tuple[list[Started], dict[str, float]]:
+    """Return how each agent started before a cold broker, and what the broker counted."""
+    async with cold_broker(directory, authority, relay) as (url, operations):
+        started = await start_fleet(
+            [
+                Orders(
+                    url=url,
+                    authority=str(authority.ca_path),
+                    certificates=[(str(one.certificate), str(one.key)) for one in certificates[first::DRIVERS]],
+                    references=REFERENCES,
+                )
+                for first in range(DRIVERS)
+            ]
+        )
+        counted = {
+            "handshakes": await operations.series("broker_handshakes_total", outcome="ok"),
+            "timeouts": await operations.series("broker_handshakes_total", outcome="timeout"),
+            "answered": await operations.series("broker_requests_total", route="/v1/resolve", status="200"),
+        }
+    return started, counted
+
+
+@pytest.mark.timeout(300)
+async def test_a_thousand_cold_agents_cost_the_store_twenty_reads_and_one_login(tmp_path: Path) -> None:
+    store = await asyncio.to_thread(OpenBao, tmp_path / "openbao", audit=tmp_path / "audit.log")
     relay = Relay(store.port)
     await relay.start()
-    file = await asyncio.to_thread(
-        write_settings, tmp_path, authority, [relay.address], {"requests_per_second": 200, "total_seconds": 30}
-    )
-    service = await asyncio.to_thread(_service, file)
-    context = await asyncio.to_thread(_context, authority)
-    await service.start()
     try:
-        began = time.monotonic()
-        answers = await asyncio.gather(*(_start(service.agent_port, context) for _ in range(AGENTS)))
-        spent = time.monotonic() - began
+        authority = await asyncio.to_thread(TestAuthority, tmp_path / "pki")
+        certificates = await asyncio.to_thread(lambda: [authority.agent(AGENT) for _ in range(AGENTS)])
+        for number in range(ARRIVALS):
+            directory = tmp_path / f"broker-{number}"
+            await asyncio.to_thread(prepare, store, directory)
+            since = time.monotonic()
+            started, counted = await arrive(directory, authority, relay, certificates)
+            began = min(one.connects[0] for one in started)
+            arrived = max(one.connects[0] for one in started) - began
+            answered = sorted(one.answered - began for one in started)
+            if arrived < SECOND and answered[-1] < PATIENCE:
+                break
+        audited = between(StoreRecord(store).audited(), since)
     finally:
-        await service.stop()
         await relay.aclose()
-    assert Counter(status for status, _ in answers) == {200: AGENTS}
-    right = [f"value {number}" for number in range(PATHS)]
-    assert all(values == right for _, values in answers)
-    reads, logins = relay.reads("/secret/data/start/"), relay.reads("/auth/approle/login")
+        await asyncio.to_thread(store.close)
+    assert arrived < SECOND
+    assert Counter(one.failure for one in started) == {"": AGENTS}
+    assert all(one.values == VALUES for one in started)
+    assert {len(one.connects) for one in started} == {1}, "nobody had to try again"
+    assert counted == {"handshakes": AGENTS, "timeouts": 0, "answered": AGENTS}
+    reads, logins = count(audited, "secret/data/start/"), count(audited, "auth/approle/login")
     assert reads <= PATHS
     assert logins == 1
     write_figure(
         "thousand-agents",
         Figure(
-            name=f"{AGENTS:,} agents with {PATHS} references each out of {PATHS} paths connect at once, broker cold",
-            promised=f"all answered, at most {PATHS} reads and 1 login at the store",
-            seen=f"{len(answers):,} answered in {spent:.1f} s (agents and broker in one process), "
-            f"{reads} reads, {logins} login, {len(relay.asked)} requests in all",
+            name=f"{AGENTS:,} agents with {PATHS} references each out of {PATHS} paths start within 1 s, broker cold",
+            promised=f"all answered at the first try, with at most {PATHS} reads and 1 login in the store's audit log",
+            seen=f"all connect within {arrived:.2f} s; half are answered after {answered[AGENTS // 2]:.1f} s, the last "
+            f"after {answered[-1]:.1f} s; {reads} reads, {logins} login, {len(audited)} requests in the audit log "
+            f"({len(between(relay.attempts, since))} at the relay); agents, broker and store on 2 cores",
         ),
     )
-
-
-async def _start(port: int, context: ssl.SSLContext) -> tuple[int, list[str]]:
-    connector = aiohttp.TCPConnector(ssl=context)
-    timeout = aiohttp.ClientTimeout(total=100)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        body = {"references": REFERENCES, "require": "all"}
-        async with session.post(f"https://127.0.0.1:{port}/v1/resolve", json=body) as answer:
-            document = json.loads(await answer.read())
-            return answer.status, [result.get("value") for result in document["results"]]
-
-
-def _service(file: Path) -> Service:
-    settings = json.loads(file.read_text())
-    settings["listen"] |= PATIENT["listen"]
-    file.write_text(json.dumps(settings))
-    policy = json.loads((file.parent / "policy.yaml").read_text())
-    policy["rules"][0]["fresh_for"] = "5m"
-    (file.parent / "policy.yaml").write_text(json.dumps(policy))
-    return Service(settings=read_settings(file, environment={}))
-
-
-def _context(authority: TestAuthority) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(authority.ca_path))
-    context.load_cert_chain(*authority.agent(AGENT))
-    return context

@@ -139,6 +139,11 @@ def visit(port: int, context: ssl.SSLContext) -> str:
         return ask(connection)
 
 
+def speak(plain: socket.socket, context: ssl.SSLContext) -> str:
+    with context.wrap_socket(plain, server_hostname="localhost") as connection:
+        return ask(connection)
+
+
 def refused(port: int, context: ssl.SSLContext) -> str:
     """Return the name of the error that the client sees; in TLS 1.3 it comes with the first read."""
     try:
@@ -408,6 +413,38 @@ def test_a_slow_handshake_keeps_nobody_else_waiting(
             _, writer = await asyncio.open_connection("127.0.0.1", served.port)
             assert await asyncio.to_thread(visit, served.port, good) == SHIPPER
             writer.close()
+
+    run(story())
+
+
+def test_many_silent_clients_hold_nobody_up(run: Run[Any], authority: TestAuthority, good: ssl.SSLContext) -> None:
+    async def story() -> None:
+        async with serving(authority, handshake_seconds=60) as served:
+            writers = [(await asyncio.open_connection("127.0.0.1", served.port))[1] for _ in range(200)]
+            assert await asyncio.to_thread(visit, served.port, good) == SHIPPER
+            for writer in writers:
+                writer.close()
+
+    run(story())
+
+
+def test_who_waits_for_a_handshake_at_the_stop_may_still_ask(
+    run: Run[Any], authority: TestAuthority, good: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.web.accepting._AT_ONCE", 1)
+    monkeypatch.setattr("broker.web.accepting._STUCK_SECONDS", 60)
+
+    async def story() -> None:
+        async with serving(authority, handshake_seconds=60) as served:
+            _, silent = await asyncio.open_connection("127.0.0.1", served.port)
+            await served.settled(1)
+            with socket.create_connection(("127.0.0.1", served.port), timeout=20) as waiting:
+                asking = asyncio.create_task(asyncio.to_thread(speak, waiting, good))
+                await asyncio.sleep(0)
+                assert served.listener.connections == 1
+                await served.listener.stop()
+                assert await asking == SHIPPER
+            silent.close()
 
     run(story())
 

@@ -33,7 +33,19 @@ def test_no_two_faults_have_one_name() -> None:
 
 
 def test_a_page_is_not_written_with_a_fault_that_was_not_measured() -> None:
-    one = Measured(fresh=1, stale=0, refused=0, failed=0, slowest=0.1, lasted=1.0, requests=1, peak=1, healed=1.0)
+    one = Measured(
+        fresh=1,
+        stale=0,
+        refused=0,
+        failed=0,
+        slowest=0.1,
+        lasted=1.0,
+        attempts=3,
+        answered=2,
+        audited=1,
+        peak=1,
+        healed=1.0,
+    )
     first, *others = rows()
     measured = {row.name: one for row in others}
     with pytest.raises(SystemExit, match=first.name):
