@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import shutil
+import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -133,6 +135,31 @@ async def test_an_address_that_is_dead_at_the_start_is_passed_over(
     provider = provider_of(["http://127.0.0.1:1", pair[1].address], auth)
     assert await value(provider) == "second"
     await provider.ping()
+
+
+async def test_connections_that_are_kept_are_left_when_their_name_has_moved(
+    pair: tuple[OpenBao, OpenBao], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+    ask, moved = socket.getaddrinfo, threading.Event()
+
+    def answer(host: str, port: int, *rest: Any, **named: Any) -> Any:
+        return ask("127.0.0.2" if host == "localhost" and moved.is_set() else host, port, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    # The new place of the name, at the port of the old one, which goes on serving.
+    place = Lag(second.port)
+    await place.start(host="127.0.0.2", port=first.port)
+    file = private(tmp_path / "secret_id", "the-secret-id-of-the-broker")
+    auth = {"approle": {"role_id": "the-broker", "secret_id_file": str(file)}}
+    provider = provider_of(f"http://localhost:{first.port}", auth, dns_seconds=0.1)
+    assert await value(provider) == "first"
+    moved.set()
+    async with asyncio.timeout(20):
+        while await maybe(provider) != "second":  # noqa: ASYNC110  What is waited for is the broker.
+            await asyncio.sleep(0.05)
+    await provider.aclose()
+    await place.aclose()
 
 
 async def test_the_nodes_of_one_cluster_share_the_token_over_a_change_of_leader(tmp_path: Path) -> None:

@@ -85,3 +85,17 @@ async def test_the_system_is_asked_for_the_addresses_of_a_real_name() -> None:
     resolver = LastGoodResolver(seconds=5, ask=look_up)
     assert {result["host"] for result in await resolver.resolve("localhost", 1, socket.AF_INET)} == {"127.0.0.1"}
     await resolver.close()
+
+
+async def test_a_name_has_moved_when_none_of_its_first_addresses_is_left(
+    resolver: LastGoodResolver, names: Names
+) -> None:
+    assert not await resolver.has_moved(), "no name was asked for"
+    await hosts(resolver)
+    names.answer = lambda: [found("192.0.2.2"), found("192.0.2.3")]
+    assert not await resolver.has_moved()
+    names.answer = dead
+    assert not await resolver.has_moved()
+    names.answer = lambda: [found("192.0.2.3")]
+    await hosts(resolver)
+    assert await resolver.has_moved(), "what was asked for since makes no old connection good"

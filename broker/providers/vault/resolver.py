@@ -11,6 +11,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 # A look-up that hangs holds its thread for as long as the C library waits, and must not hold anybody else's.
 _THREADS: Final = 2
 
+_Key = tuple[str, int, socket.AddressFamily]
 LookUp = Callable[[str, int, int], Sequence[tuple[Any, ...]]]
 
 
@@ -27,7 +28,8 @@ class LastGoodResolver(AbstractResolver):
         self._seconds = seconds
         self._ask = ask
         self._threads = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="store-names")
-        self._good: dict[tuple[str, int, int], list[ResolveResult]] = {}
+        self._good: dict[_Key, list[ResolveResult]] = {}
+        self._first: dict[_Key, frozenset[str]] = {}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -49,11 +51,23 @@ class LastGoodResolver(AbstractResolver):
                 raise
             return self._good[key]
         self._good[key] = [_result(host, port, entry) for entry in found]
+        self._first.setdefault(key, _hosts(self._good[key]))
         return self._good[key]
+
+    async def has_moved(self) -> bool:
+        """Tell whether a name has none of the addresses any more that it had when it was resolved first."""
+        for (host, port, family), first in list(self._first.items()):
+            if first.isdisjoint(_hosts(await self.resolve(host, port, family))):
+                return True
+        return False
 
     async def close(self) -> None:
         """Leave the threads to end by themselves."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _hosts(results: Sequence[ResolveResult]) -> frozenset[str]:
+    return frozenset(result["host"] for result in results)
 
 
 def _result(host: str, port: int, entry: tuple[Any, ...]) -> ResolveResult:

@@ -17,6 +17,7 @@ from broker.providers.vault.material import Material, MaterialFiles
 from broker.providers.vault.proxy import socks_connector
 from broker.providers.vault.resolver import LastGoodResolver
 from broker.providers.vault.settings import VaultSettings
+from broker.trace_context import untraced
 
 _LOG: Final = EventLogger("broker.providers.vault")
 _LOOK_SECONDS: Final = 1.0
@@ -53,6 +54,7 @@ class SessionPool:
         self._current: Sessions | None = None
         self._looked = float("-inf")
         self._closed = False
+        self._names: asyncio.Task[None] | None = None
 
     async def borrow(self) -> Sessions:
         """Lend the sessions for one request, which ends with `give_back`.
@@ -74,6 +76,10 @@ class SessionPool:
     async def aclose(self) -> None:
         """Close everything for good; a second call does nothing."""
         self._closed = True
+        names, self._names = self._names, None
+        if names is not None:
+            names.cancel()
+            await asyncio.wait({names})
         await self._flights.aclose()
         sessions, self._current = self._current, None
         if sessions is not None:
@@ -105,6 +111,23 @@ class SessionPool:
             return
         if old is not None:
             _LOG.info("store_files_changed", effect="new connections are made with them")
+            await self._retire(old)
+        elif self._names is None:
+            self._names = asyncio.create_task(self._follow_names(), context=untraced())
+
+    async def _follow_names(self) -> None:
+        """Leave connections that are kept, for ever, when their name has moved away from all that it was."""
+        while True:
+            await asyncio.sleep(self._settings.dns_seconds)
+            if self._current is not None and await self._current.resolver.has_moved():
+                # Not beside a look at the files, which makes new sessions too; then the next round does it.
+                await self._flights.run("look", self._leave_old_addresses)
+
+    async def _leave_old_addresses(self) -> None:
+        old = self._current
+        if old is not None:
+            self._current = self._make(old.material)
+            _LOG.info("store_name_moved", effect="new connections are made to its new addresses")
             await self._retire(old)
 
     async def _retire(self, old: Sessions) -> None:

@@ -95,7 +95,9 @@ class VaultSettings(Section):
         default=TimeoutSettings(), description="Time-outs of questions after health."
     )
     dns_seconds: Seconds = Field(
-        default=10.0, description="How long a resolved name is used; after that the last good one while nobody answers."
+        default=10.0,
+        description="How long a resolved name is used; after that the last good one while nobody answers. "
+        "Connections are left when none of the addresses that it had is there any more.",
     )
     max_connections: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=32, description="Connections to one address that are open at once."
