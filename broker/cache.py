@@ -8,31 +8,24 @@ never the caller: policy is asked before this module is.
 
 import asyncio
 import itertools
-import math
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Final
 
 from broker.clock import Clock
-from broker.errors import FetchError, SourceUnavailableError
+from broker.errors import SourceUnavailableError
+from broker.fetches import Fetches
 from broker.flights import Flight, Flights
+from broker.memory import Memory
 from broker.metrics import Metrics, Outlook
 from broker.reference import Source
 from broker.refusals import Refusals
-from broker.remembered import Cached, Clocks, Entry, Fetch, Memory
+from broker.remembered import Cached, Clocks, Entry, Fetch
 from broker.secret import Reading
 
-# A refresh may start in the last tenth of the fresh time, at a moment drawn for each entry, so that what
-# was read together at the start of a thousand agents is not read together again.
-_EARLY: Final = 0.1
 # How often it is looked whether something is due, and how long a refresh behind waits after a failure at least.
 _REFRESH_STEP: Final = 0.5
-# Nobody can have a source read more often than this by what is said about it.
-_YOUNGEST: Final = 1.0
 _RETRY_BEHIND: Final = 5.0
-# Entries that are looked at in one go, which takes less than a millisecond.
-_OUTLOOK_STEP: Final = 500
 # Entries that an order is compared with in one go, at most 64 patterns each; and how many it lets be read a second.
 _ORDER_STEP: Final = 25
 _ORDERED_PER_SECOND: Final = 50.0
@@ -69,12 +62,19 @@ class Cache:
         """
         self._clock = clock
         self._metrics = metrics
-        self._memory = Memory(clock=clock, max_entries=max_entries, max_bytes=max_bytes)
+        self._memory = Memory(clock=clock, metrics=metrics, max_entries=max_entries, max_bytes=max_bytes)
         self._refusals = Refusals(clock=clock, seconds=negative_seconds, max_entries=max_entries)
-        self._fetch_seconds = fetch_seconds
-        self._refresh_wait = refresh_wait
         self._flights = Flights()
-        self._random = random.Random().random  # noqa: S311  A pause is no secret, and each draw from the system a call to it.
+        self._fetches = Fetches(
+            memory=self._memory,
+            refusals=self._refusals,
+            flights=self._flights,
+            clock=clock,
+            metrics=metrics,
+            seconds=fetch_seconds,
+        )
+        self._refresh_wait = refresh_wait
+        self._random = random.Random().random  # noqa: S311  A pause is no secret.
 
     def lookup(self, source: Source, *, fresh_for: float, max_stale: float) -> Cached | None:
         """Return what is fresh in memory, else None; the quick way before `get`."""
@@ -118,7 +118,7 @@ class Cache:
                 self._metrics.cache_lookup("refused")
                 raise refusal.with_traceback(None)
         self._metrics.cache_lookup("miss" if flight is None else "joined")
-        flight = flight or self._start(source, fetch, clocks)
+        flight = flight or self._fetches.begin(source, fetch, clocks)
         entry = await flight.landed()
         return entry.made(clocks, stale=False)
 
@@ -127,19 +127,17 @@ class Cache:
         self._memory.forget(source)
         self._refusals.forget(source)
         self._flights.forget(source)
-        self._report()
 
     def clear(self) -> None:
         """Forget everything, and let no read that is under way bring it back."""
         self._memory.clear()
         self._refusals.clear()
         self._flights.clear()
-        self._report()
 
     def give_way(self) -> int:
         """Let go of half of the bytes that are held, the least used first; return how many bytes that were."""
         before = self._memory.size
-        self._report(self._memory.shrink(before // 2))
+        self._memory.shrink(before // 2)
         return before - self._memory.size
 
     async def invalidate(self, concerns: Concerns | None) -> int:
@@ -189,19 +187,8 @@ class Cache:
         The times are wall times; `ends_at` is when nobody may use it any more.
         """
         born = self._clock.monotonic() - (self._clock.now() - fetched_at)
-        ends = born + ends_at - fetched_at
-        entry = Entry(
-            reading=replace(reading, not_after=ends_at),
-            fetch=fetch,
-            fetched_at=fetched_at,
-            born=born,
-            dies=ends,
-            clocks=Clocks(0.0, ends_at - fetched_at),
-            early=1.0,
-            lasts_until=ends,
-        )
-        entry.outdate()
-        self._report(self._memory.keep(source, entry))
+        entry = Entry.restored(reading, fetched_at=fetched_at, ends_at=ends_at, born=born, fetch=fetch)
+        self._memory.keep(source, entry)
 
     async def keep_fresh(self) -> None:
         """Read again behind, for ever, what was asked for and is about to be no longer fresh."""
@@ -215,32 +202,18 @@ class Cache:
         for source, entry in self._memory.due():
             if now >= entry.lasts_until:
                 self._memory.forget(source)
-                self._report()
             elif not (entry.outdated or entry.was_asked_lately(now)):
                 self._memory.remind(source, entry, entry.lasts_until)
             else:
                 if now >= entry.retry_at and self._flights.find(source) is None:
-                    self._start(source, entry.fetch, entry.clocks)
+                    self._fetches.begin(source, entry.fetch, entry.clocks)
                 # Should that fail, it is tried again, and meanwhile the value grows stale.
                 again = now + _RETRY_BEHIND * (1.0 + self._random())
                 self._memory.remind(source, entry, min(again, entry.lasts_until))
 
     async def outlook(self, providers: Iterable[str]) -> dict[str, Outlook]:
         """Return how long memory lasts for the sources of each of `providers`, pausing for others now and then."""
-        found = {provider: Outlook() for provider in providers}
-        entries = self._memory.items()
-        for start in range(0, len(entries), _OUTLOOK_STEP):
-            steady = self._clock.monotonic()
-            ahead = self._clock.now() - steady
-            for source, entry in entries[start : start + _OUTLOOK_STEP]:
-                if entry.lasts_until > steady and source.scheme in found:
-                    found[source.scheme].add(
-                        end=entry.lasts_until + ahead,
-                        created_at=entry.reading.created_at,
-                        overdue=entry.reading.is_overdue(steady + ahead),
-                    )
-            await asyncio.sleep(0)
-        return found
+        return await self._memory.outlook(providers)
 
     async def aclose(self) -> None:
         """End every read and forget everything; a second call does nothing."""
@@ -251,7 +224,7 @@ class Cache:
         """Return a newer reading, or the remembered one; None when its second clock ended meanwhile."""
         flight = self._flights.find(source)
         if flight is None and self._clock.monotonic() >= entry.retry_at:
-            flight = self._start(source, fetch, clocks)
+            flight = self._fetches.begin(source, fetch, clocks)
         age = self._memory.age(entry)
         if age is not None and age <= clocks.fresh_for and not entry.outdated:
             self._metrics.cache_lookup("hit")
@@ -274,61 +247,7 @@ class Cache:
         except (TimeoutError, SourceUnavailableError):
             return None
 
-    def _start(self, source: Source, fetch: Fetch, clocks: Clocks) -> Flight:
-        return self._flights.begin(source, lambda flight: self._fly(source, fetch, flight, clocks))
-
-    async def _fly(self, source: Source, fetch: Fetch, flight: Flight, clocks: Clocks) -> Entry | FetchError:
-        born, fetched_at = self._clock.monotonic(), self._clock.now()
-        try:
-            async with asyncio.timeout(self._fetch_seconds):
-                reading = await fetch(source)
-        except TimeoutError:
-            return self._failed(source, flight, SourceUnavailableError("the source did not answer in time"))
-        except FetchError as error:
-            return self._failed(source, flight, error)
-        finally:
-            self._metrics.fetched(provider=source.scheme, seconds=max(0.0, self._clock.monotonic() - born))
-        reading = _shortened(reading, fetched_at)
-        dies = math.inf if reading.not_after is None else born + reading.not_after - fetched_at
-        entry = Entry(
-            reading=reading,
-            fetch=fetch,
-            fetched_at=fetched_at,
-            born=born,
-            dies=dies,
-            clocks=clocks,
-            early=1.0 - _EARLY * self._random(),
-            lasts_until=min(dies, born + clocks.gone_after),
-        )
-        if self._flights.find(source) is flight:
-            self._refusals.forget(source)
-            self._report(self._memory.keep(source, entry))
-        return entry
-
-    def _failed(self, source: Source, flight: Flight, error: FetchError) -> FetchError:
-        """Note what the source said: it can't answer, so wait, or it says no, so forget."""
-        if self._flights.find(source) is flight:
-            pause = self._refusals.keep(source, error)
-            if not isinstance(error, SourceUnavailableError):
-                self._memory.forget(source)
-                self._report()
-            elif (entry := self._memory.get(source)) is not None:
-                entry.retry_at = self._clock.monotonic() + pause
-        return error
-
     def _usable(self, source: Source, clocks: Clocks) -> Entry | None:
         entry = self._memory.get(source)
         age = None if entry is None else self._memory.age(entry)
         return entry if age is not None and age <= clocks.gone_after else None
-
-    def _report(self, evicted: int = 0) -> None:
-        self._metrics.cache_size(entries=len(self._memory), size=self._memory.size, evicted=evicted)
-
-
-def _shortened(reading: Reading, fetched_at: float) -> Reading:
-    """Return `reading` with the end that its owner gives it, if that comes first."""
-    max_age = reading.facts.max_age
-    if max_age is None:
-        return reading
-    end = fetched_at + max(max_age, _YOUNGEST)
-    return replace(reading, not_after=end if reading.not_after is None else min(end, reading.not_after))

@@ -1,19 +1,12 @@
-"""What was read, held in bounded memory, with the moments at which something has to happen to it."""
+"""What was read, with the clocks of those who may use it, and what they are told of it."""
 
-import heapq
-import itertools
 import math
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from broker.clock import Clock
 from broker.reference import Source
 from broker.secret import Reading
-
-# Moments of entries that are gone may stay until there are this many more than entries, twice.
-_SPARE_MOMENTS: Final = 1000
 
 Fetch = Callable[[Source], Awaitable[Reading]]
 
@@ -95,6 +88,23 @@ class Entry:
     retry_at: float = -math.inf
     answered: tuple[Clocks, Cached] | None = None
 
+    @classmethod
+    def restored(cls, reading: Reading, *, fetched_at: float, ends_at: float, born: float, fetch: Fetch) -> "Entry":
+        """Return what an earlier run read, fresh to nobody; `fetched_at` and `ends_at` are wall times."""
+        ends = born + ends_at - fetched_at
+        entry = cls(
+            reading=replace(reading, not_after=ends_at),
+            fetch=fetch,
+            fetched_at=fetched_at,
+            born=born,
+            dies=ends,
+            clocks=Clocks(0.0, ends_at - fetched_at),
+            early=1.0,
+            lasts_until=ends,
+        )
+        entry.outdate()
+        return entry
+
     @property
     def refresh_at(self) -> float:
         """Return the steady time from which it is read again if somebody asked; never when nothing is ever fresh."""
@@ -137,100 +147,3 @@ class Entry:
             stale_until=min(end, self.fetched_at + clocks.gone_after),
             stale=stale,
         )
-
-
-class Memory:
-    """Hold entries by source, bounded in number and bytes; what was not used for longest goes first."""
-
-    def __init__(self, *, clock: Clock, max_entries: int, max_bytes: int) -> None:
-        """Hold at most `max_entries` entries with `max_bytes` of values."""
-        self._clock = clock
-        self._max_entries = max_entries
-        self._max_bytes = max_bytes
-        self._entries: OrderedDict[Source, Entry] = OrderedDict()
-        # A heap of no values: an entry that is let go must not live on here. Its moment counts while it is the latest.
-        self._moments: list[tuple[float, int, Source]] = []
-        self._latest: dict[Source, int] = {}
-        self._ties = itertools.count()
-        self.size = 0
-
-    def __len__(self) -> int:
-        """Return the number of entries."""
-        return len(self._entries)
-
-    def get(self, source: Source) -> Entry | None:
-        """Return the entry of `source`, whatever its age."""
-        return self._entries.get(source)
-
-    def use(self, source: Source) -> None:
-        """Note that the entry of `source` serves somebody now."""
-        self._entries.move_to_end(source)
-
-    def items(self) -> tuple[tuple[Source, Entry], ...]:
-        """Return what is held now."""
-        return tuple(self._entries.items())
-
-    def keep(self, source: Source, entry: Entry) -> int:
-        """Hold `entry` in place of what was held of `source`; return how many others had to go."""
-        self.forget(source)
-        size = entry.reading.document.size
-        if self._max_entries < 1 or size > self._max_bytes:
-            return 0
-        self._entries[source] = entry
-        self.size += size
-        self.remind(source, entry, min(entry.refresh_at, entry.lasts_until))
-        evicted = 0
-        while len(self._entries) > self._max_entries or self.size > self._max_bytes:
-            self.forget(next(iter(self._entries)))
-            evicted += 1
-        return evicted
-
-    def forget(self, source: Source) -> None:
-        """Let go of `source`."""
-        entry = self._entries.pop(source, None)
-        self._latest.pop(source, None)
-        if entry is not None:
-            self.size -= entry.reading.document.size
-
-    def shrink(self, size: int) -> int:
-        """Let go of what was not used for longest until at most `size` bytes are held; return how many entries went."""
-        gone = 0
-        while self.size > size:
-            self.forget(next(iter(self._entries)))
-            gone += 1
-        return gone
-
-    def clear(self) -> None:
-        """Let go of everything."""
-        self._entries.clear()
-        self._moments.clear()
-        self._latest.clear()
-        self.size = 0
-
-    def age(self, entry: Entry) -> float | None:
-        """Return the age in seconds, None when the source's own end has come by either clock."""
-        now = self._clock.monotonic()
-        if now >= entry.dies:
-            return None
-        not_after = entry.reading.not_after
-        if not_after is not None and self._clock.now() >= not_after:
-            return None
-        return now - entry.born
-
-    def remind(self, source: Source, entry: Entry, moment: float) -> None:
-        """Let `due` return `entry` from the steady time `moment` on; each entry has one such moment at a time."""
-        if moment == math.inf or self._entries.get(source) is not entry:
-            return
-        if len(self._moments) > 2 * len(self._entries) + _SPARE_MOMENTS:
-            self._moments = [known for known in self._moments if self._latest.get(known[2]) == known[1]]
-            heapq.heapify(self._moments)
-        tie = self._latest[source] = next(self._ties)
-        heapq.heappush(self._moments, (moment, tie, source))
-
-    def due(self) -> Iterator[tuple[Source, Entry]]:
-        """Yield each entry whose moment has come, and that is still in memory."""
-        now = self._clock.monotonic()
-        while self._moments and self._moments[0][0] <= now:
-            _, tie, source = heapq.heappop(self._moments)
-            if self._latest.get(source) == tie:
-                yield source, self._entries[source]

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from broker.memory import Memory
 from broker.reference import Source, parse
-from broker.remembered import Clocks, Entry, Memory
+from broker.remembered import Clocks, Entry
 from broker.secret import Reading, SecretDocument
+from tests.fakes import fake_metrics
 from tests.vaults import Seen
 
 
@@ -41,7 +43,7 @@ def clock() -> Iterator[Seen]:
 
 
 def test_an_entry_that_is_let_go_is_not_kept_alive_by_what_was_due(clock: Seen) -> None:
-    memory = Memory(clock=clock, max_entries=10, max_bytes=1000)
+    memory = Memory(clock=clock, metrics=fake_metrics(), max_entries=10, max_bytes=1000)
     held = entry(clock)
     # A function can be referred to weakly, and an entry can't; this one is of that entry alone.
     part_of_it = weakref.ref(held.fetch)
@@ -54,7 +56,7 @@ def test_an_entry_that_is_let_go_is_not_kept_alive_by_what_was_due(clock: Seen) 
 
 
 def test_what_is_due_stays_bounded_by_what_is_held(clock: Seen) -> None:
-    memory = Memory(clock=clock, max_entries=10, max_bytes=1000)
+    memory = Memory(clock=clock, metrics=fake_metrics(), max_entries=10, max_bytes=1000)
     for number in range(20_000):
         memory.keep(source(number), entry(clock))
     assert len(memory) == 10
@@ -62,7 +64,7 @@ def test_what_is_due_stays_bounded_by_what_is_held(clock: Seen) -> None:
 
 
 def test_each_entry_is_due_once_and_only_while_it_is_held(clock: Seen) -> None:
-    memory = Memory(clock=clock, max_entries=10, max_bytes=1000)
+    memory = Memory(clock=clock, metrics=fake_metrics(), max_entries=10, max_bytes=1000)
     first, second = entry(clock), entry(clock)
     memory.keep(source(1), entry(clock))
     memory.keep(source(1), first)
