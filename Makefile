@@ -51,8 +51,9 @@ run: $(STAMP) ## Run a broker for development, with a store and certificates of 
 bench: $(STAMP) ## Measure against bao proxy, bao agent and an empty handler, as ratios
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
-docs: $(STAMP) ## Write the generated pages anew
+docs: $(STAMP) ## Write anew what is generated: pages, and the rules for Kubernetes
 	@$(BIN)/python -m broker.cli.docs docs
+	@$(BIN)/python -m tests.prometheus_rule deploy/kubernetes/monitoring/prometheus-rule.yaml
 
 reliability: $(STAMP) ## Put every fault on a real store, and write docs/reliability.md out of what was seen
 	@tests/install-servers.sh

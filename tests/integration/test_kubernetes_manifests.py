@@ -8,13 +8,15 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 from cloudcoil.models.cert_manager.v1 import Certificate, Issuer
-from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
 from broker.config import Settings
 from broker.config_source import read_settings
 from broker.policy_file import load_policy
 from broker.web.operations import LIVEZ_PATH, METRICS_PATH, READYZ_PATH
+from tests import prometheus_rule
 from tests.manifests import (
     KUSTOMIZATIONS,
     OVERLAYS,
@@ -30,7 +32,12 @@ from tests.manifests import (
 pytestmark = needs_kubectl
 # The oldest that has sidecars, and the newest that the schemas know.
 KUBERNETES = ("1.29", "1.37")
-CUSTOM = {"Certificate": Certificate, "Issuer": Issuer, "ServiceMonitor": ServiceMonitor}
+CUSTOM = {
+    "Certificate": Certificate,
+    "Issuer": Issuer,
+    "ServiceMonitor": ServiceMonitor,
+    "PrometheusRule": PrometheusRule,
+}
 # What an operator or cert-manager brings; everything else that is named must be rendered too.
 BROUGHT = {"logflux-broker-tls", "logflux-broker-vault", "logflux-credentials", "shipper-tls"}
 MISSING = object()
@@ -68,7 +75,7 @@ def test_custom_resources_fit_the_models_of_their_operators(kustomization: str) 
 
 
 def test_a_misspelt_field_of_a_custom_resource_is_found() -> None:
-    (manifest,) = rendered("monitoring")
+    (manifest,) = of_kind(rendered("monitoring"), "ServiceMonitor").values()
     manifest["spec"]["endpoints"][0]["intervall"] = "15s"
     model = ServiceMonitor.model_validate(manifest)
     assert model.model_dump(mode="json", by_alias=True, exclude_unset=True) != manifest
@@ -302,7 +309,7 @@ def test_the_certificates_carry_the_names_that_settings_policy_and_pods_expect(t
 
 
 def test_the_service_monitor_selects_the_operations_service_and_its_port() -> None:
-    (monitor,) = rendered("monitoring")
+    (monitor,) = of_kind(rendered("monitoring"), "ServiceMonitor").values()
     services = of_kind(rendered("overlays/embedded"), "Service")
     wanted = monitor["spec"]["selector"]["matchLabels"].items()
     selected = [name for name, service in services.items() if wanted <= service["metadata"]["labels"].items()]
@@ -311,3 +318,13 @@ def test_the_service_monitor_selects_the_operations_service_and_its_port() -> No
     (endpoint,) = monitor["spec"]["endpoints"]
     assert endpoint["port"] in ports
     assert endpoint["path"] == METRICS_PATH
+
+
+def test_the_prometheus_rule_has_the_rules_that_are_tried_on_a_prometheus() -> None:
+    assert prometheus_rule.FILE.read_text() == prometheus_rule.text(), "write it anew: make docs"
+    (rule,) = of_kind(rendered("monitoring"), "PrometheusRule").values()
+    files = sorted((prometheus_rule.DEPLOY / "prometheus" / "rules").glob("*.yml"))
+    groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
+    assert groups
+    assert rule["spec"]["groups"] == groups
+    assert len({group["name"] for group in groups}) == len(groups)
