@@ -13,9 +13,9 @@ from broker.providers.base import Provider, ProviderTools
 from broker.providers.own_variables import OwnVariables
 from broker.providers.registry import PROVIDERS, entry_for
 from broker.store.schema import schema_version
-from broker.store.sqlite import SqliteTrailStore
-from broker.store.sqlite_reader import SqliteTrailReader
 from broker.store.state import SqliteStateStore, read_leases
+from broker.store.trail import SqliteTrailStore
+from broker.store.trail_reader import SqliteTrailReader
 
 
 def build_providers(settings: Settings, tools: ProviderTools) -> dict[str, Provider]:

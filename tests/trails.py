@@ -17,8 +17,8 @@ from broker.audit.writer import TrailStore
 from broker.clock import Clock, SystemClock
 from broker.errors import AuditUnavailableError
 from broker.metrics import Metrics
-from broker.store.sqlite import SqliteTrailStore
-from broker.store.sqlite_reader import SqliteTrailReader
+from broker.store.trail import SqliteTrailStore
+from broker.store.trail_reader import SqliteTrailReader
 
 
 def event(name: str = "spiffe://example/shipper", reference: str = "vault:secret/logflux#api_key") -> AuditEvent:

@@ -16,8 +16,9 @@ RECORD_COLUMNS: Final = "trail_id, seq, time_ms, kind, outcome, identity, body, 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The steps to one file's tables, and the error that says that the file can't be written."""
+    """A file's name in messages, the steps to its tables, and the error that says that it can't be written."""
 
+    name: str
     folder: str
     unavailable: type[BrokerError]
 
@@ -27,8 +28,8 @@ class Tables:
         return [file.read_text(encoding="utf-8") for file in sorted(found, key=lambda file: file.name)]
 
 
-AUDIT: Final = Tables("migrations", AuditUnavailableError)
-STATE: Final = Tables("state_migrations", StateUnavailableError)
+AUDIT: Final = Tables("audit", "migrations", AuditUnavailableError)
+STATE: Final = Tables("state", "state_migrations", StateUnavailableError)
 
 
 def schema_version(tables: Tables = AUDIT) -> int:

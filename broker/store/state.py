@@ -1,27 +1,24 @@
 """The broker's state in SQLite: what it must remember over a restart, and no value."""
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import quote
 
-from broker.errors import SettingsInvalidError, StateUnavailableError
+from broker.errors import SettingsInvalidError
 from broker.identity import IdentityKind
 from broker.leases.record import LeaseReason, LeaseRecord, LeaseState
-from broker.store.database import connect, create_private
-from broker.store.schema import STATE, fault_of, migrate, newer, schema_version
-from broker.store.thread import StoreThread
+from broker.store.database import Database
+from broker.store.schema import STATE, fault_of, newer, schema_version
 
-_T = TypeVar("_T")
 _COLUMNS: Final = (
     "id, provider, source, identity_kind, identity, state, reason, handle, parent, renewable, created_ms, expires_ms, "
     "due_ms"
 )
 _SELECT: Final = f"SELECT {_COLUMNS} FROM lease ORDER BY created_ms, id"  # noqa: S608  A constant.
 _KEEP: Final = f"INSERT OR REPLACE INTO lease ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
-_UNREADABLE: Final = {"SQLITE_NOTADB", "SQLITE_CORRUPT"}
 
 
 class SqliteStateStore:
@@ -29,10 +26,7 @@ class SqliteStateStore:
 
     def __init__(self, path: Path, *, busy_seconds: float = 2.0) -> None:
         """Take the file; nothing is opened before `open`."""
-        self._path = path
-        self._busy_seconds = busy_seconds
-        self._thread = StoreThread(name="state-store")
-        self._connection: sqlite3.Connection | None = None
+        self._database = Database(path, tables=STATE, busy_seconds=busy_seconds)
 
     async def open(self) -> None:
         """Open the database, and bring its tables up to date.
@@ -42,70 +36,24 @@ class SqliteStateStore:
             StateUnavailableError: It can't be written now.
 
         """
-        self._thread.start()
-        await self._call(self._open)
+        await self._database.open()
 
     async def leases(self) -> Sequence[LeaseRecord]:
         """Return every record. Raises: StateUnavailableError."""
-        return await self._call(lambda: [_record(row) for row in self._usable().execute(_SELECT)])
+        return await self._database.call(lambda it: [_record(row) for row in it.execute(_SELECT)])
 
     async def keep_leases(self, records: Sequence[LeaseRecord], /) -> None:
         """Keep all of `records`, or none, each in place of the one with the same id. Raises: StateUnavailableError."""
         rows = [_row(record) for record in records]
-        await self._call(lambda: self._write(_KEEP, rows))
+        await self._database.call(lambda it: _keep(it, rows))
 
     async def forget_lease(self, lease_id: str, /) -> None:
         """Let go of one record. Raises: StateUnavailableError."""
-        await self._call(lambda: self._write("DELETE FROM lease WHERE id = ?", [(lease_id,)]))
+        await self._database.call(lambda it: it.execute("DELETE FROM lease WHERE id = ?", (lease_id,)))
 
     async def aclose(self) -> None:
         """Finish what was asked and close the database; a second call does nothing."""
-        await self._thread.aclose(self._close)
-
-    async def _call(self, function: Callable[[], _T]) -> _T:
-        if not self._thread.runs:
-            message = "the state database is closed"
-            raise StateUnavailableError(message)
-        try:
-            return await self._thread.submit(function)
-        except sqlite3.Error as error:
-            message = f"the state database can't be used ({fault_of(error)})"
-            raise StateUnavailableError(message) from None
-
-    def _open(self) -> None:
-        create_private(self._path)
-        try:
-            self._connection = connect(
-                self._path, busy_seconds=self._busy_seconds, prepare=lambda it: migrate(it, STATE, name=str(self._path))
-            )
-        except sqlite3.Error as error:
-            if fault_of(error) not in _UNREADABLE:
-                raise
-            message = f"{self._path}: is no state database, or a damaged one ({fault_of(error)})"
-            raise SettingsInvalidError(message) from None
-
-    def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-        connection = self._usable()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            connection.executemany(statement, rows)
-            connection.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            raise
-
-    def _usable(self) -> sqlite3.Connection:
-        if self._connection is None:
-            message = "the state database is closed"
-            raise StateUnavailableError(message)
-        return self._connection
-
-    def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(sqlite3.Error):
-                connection.close()
+        await self._database.aclose()
 
 
 def read_leases(path: Path) -> Iterator[LeaseRecord]:
@@ -128,6 +76,17 @@ def read_leases(path: Path) -> Iterator[LeaseRecord]:
         message = f"{path}: can't be read as a state database ({fault_of(error)})"
         raise SettingsInvalidError(message) from None
     yield from map(_record, rows)
+
+
+def _keep(connection: sqlite3.Connection, rows: Sequence[tuple[object, ...]]) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.executemany(_KEEP, rows)
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _row(record: LeaseRecord) -> tuple[object, ...]:

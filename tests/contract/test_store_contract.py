@@ -11,9 +11,10 @@ import pytest
 
 from broker.audit.chain import TrailRecord
 from broker.audit.writer import TrailStore
-from broker.errors import AuditUnavailableError, BrokerError, SettingsInvalidError
-from broker.store.sqlite import SqliteTrailStore
-from broker.store.sqlite_reader import SqliteTrailReader
+from broker.errors import AuditUnavailableError, BrokerError, SettingsInvalidError, StateUnavailableError
+from broker.store.state import SqliteStateStore
+from broker.store.trail import SqliteTrailStore
+from broker.store.trail_reader import SqliteTrailReader
 from broker.store.writer_lock import WriterLock
 from tests.trails import MemoryStore
 
@@ -169,6 +170,26 @@ async def test_a_removed_database_is_noticed_before_anything_is_called_durable(
     (tmp_path / "audit.db").unlink()
     with pytest.raises(AuditUnavailableError, match="removed or replaced"):
         await sqlite_store.commit([record(2)])
+
+
+async def test_a_state_database_that_was_removed_keeps_nothing_any_more(tmp_path: Path) -> None:
+    store = SqliteStateStore(tmp_path / "state.db")
+    await store.open()
+    await store.forget_lease("lease_1")
+    (tmp_path / "state.db").unlink()
+    with pytest.raises(StateUnavailableError, match="the state database was removed or replaced"):
+        await store.forget_lease("lease_1")
+    await store.aclose()
+
+
+async def test_a_file_that_can_not_be_the_state_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "state.db"
+    file.touch(mode=0o600)
+    file.write_bytes(b"no database at all" * 100)
+    store = SqliteStateStore(file)
+    with pytest.raises(SettingsInvalidError, match="is no state database, or a damaged one"):
+        await store.open()
+    await store.aclose()
 
 
 async def test_a_closed_store_refuses(sqlite_store: SqliteTrailStore) -> None:

@@ -16,8 +16,8 @@ import pytest
 from broker.audit.search import Query, search
 from broker.audit.trail import Trail
 from broker.errors import AuditUnavailableError
-from broker.store.sqlite import SqliteTrailStore
-from broker.store.sqlite_reader import SqliteTrailReader
+from broker.store.trail import SqliteTrailStore
+from broker.store.trail_reader import SqliteTrailReader
 from tests.trails import checked, event, running
 from tests.waiting import until
 
@@ -40,7 +40,7 @@ async def test_another_connection_sees_the_record_when_append_returns(tmp_path: 
 async def test_a_commit_is_on_the_disk_and_not_only_in_the_cache(tmp_path: Path) -> None:
     store = SqliteTrailStore(tmp_path / "audit.db")
     await store.open()
-    pragmas = await store._call(lambda: [_pragma(store, name) for name in ("synchronous", "journal_mode")])
+    pragmas = await store._database.call(lambda _: [_pragma(store, name) for name in ("synchronous", "journal_mode")])
     await store.aclose()
     assert pragmas == [2, "wal"]
 
@@ -50,8 +50,8 @@ def _pragma(store: SqliteTrailStore, name: str) -> object:
 
 
 def _connection(store: SqliteTrailStore) -> sqlite3.Connection:
-    assert store._connection is not None
-    return store._connection
+    assert store._database._connection is not None
+    return store._database._connection
 
 
 def fill_up(store: SqliteTrailStore) -> Callable[[], object]:
@@ -68,7 +68,7 @@ def make_read_only(store: SqliteTrailStore) -> Callable[[], object]:
 
 
 def lock_from_outside(store: SqliteTrailStore) -> Callable[[], object]:
-    other = sqlite3.connect(store._path, isolation_level=None, check_same_thread=False)
+    other = sqlite3.connect(store._database._path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     return other.close
 
@@ -83,14 +83,14 @@ async def test_a_database_that_can_not_be_written_refuses_and_comes_back_by_itse
     store = SqliteTrailStore(tmp_path / "audit.db", busy_seconds=0.05)
     async with running(tmp_path, store, probe_seconds=0.02) as trail:
         await trail.append(event())
-        end = await store._call(lambda: fault(store))
+        end = await store._database.call(lambda _: fault(store))
         with pytest.raises(AuditUnavailableError, match=name):
             await _write(trail, 1600, reference="env:" + "X" * 1000)
         assert not trail.healthy
         failing_since = trail.state.since
         with pytest.raises(AuditUnavailableError):
             await trail.append(event())
-        await store._call(end)
+        await store._database.call(lambda _: end())
         await until(lambda: trail.healthy)
         assert trail.state.since >= failing_since
         await trail.append(event(reference="env:AFTER"))
