@@ -4,7 +4,6 @@
 `unverified_token`, and nothing else does. ES256 only, one key a `kid`, and a header of exactly three members.
 """
 
-import json
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any, Final, NoReturn
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from broker import strict_json
 from broker.errors import ScopeRefusedError, TokenRefusedError, TokenRefusedReason
 from broker.identity import PeerIdentity
 from broker.pattern import Pattern
@@ -206,26 +206,12 @@ def _read(unverified_token: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _object(part: str) -> dict[str, Any]:
     try:
-        text = urlsafe_b64decode(part + "=" * (-len(part) % 4)).decode("utf-8")
-        found = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
-    except (ValueError, RecursionError):
+        found = strict_json.read(urlsafe_b64decode(part + "=" * (-len(part) % 4)), what="a part of the token")
+    except ValueError:
         found = None
     if not isinstance(found, dict):
         _refuse(TokenRefusedReason.MALFORMED, "a part of the token is no JSON object with each member once")
     return found
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        message = "a member stands twice"
-        raise ValueError(message)
-    return found
-
-
-def _no_number(_text: str) -> NoReturn:
-    message = "NaN and Infinity are no JSON"
-    raise ValueError(message)
 
 
 def _is_time(value: object) -> bool:

@@ -1,20 +1,17 @@
 """The body of a request: bytes to a checked model, each check in the order that costs us least."""
 
 import asyncio
-import json
-import re
 from collections.abc import Callable
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ValidationError
 
+from broker import strict_json
+from broker.strict_json import JsonInvalidError
 from broker.web.problems import HttpRefusedError, WebCode
 
-MAX_DEPTH: Final = 16
-# Strings are skipped whole, also one that never ends, so the scan is linear whatever the body is.
-_STRUCTURE: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _MAX_FAULTS: Final = 5
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -56,29 +53,16 @@ def model_of(raw: bytes, model: type[ModelT]) -> ModelT:
 
 
 def parse_json(raw: bytes) -> object:
-    """Return what `raw` says in strict JSON: UTF-8, no duplicate keys, no NaN, at most 16 levels.
+    """Return what `raw` says in strict JSON.
 
     Raises:
         HttpRefusedError: It is something else.
 
     """
     try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        message = "the body is not UTF-8"
-        raise _not_json(message) from None
-    if text.startswith("\ufeff"):
-        message = "the body begins with a byte order mark"
-        raise _not_json(message)
-    _check_depth(text)
-    try:
-        return _DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        message = f"the body is not JSON: line {error.lineno}, column {error.colno}"
-        raise _not_json(message) from None
-    except (ValueError, RecursionError):
-        message = "the body holds a number that is too long"
-        raise _not_json(message) from None
+        return strict_json.read(raw, what="the body")
+    except JsonInvalidError as error:
+        raise HttpRefusedError(WebCode.BODY_NOT_JSON, error.detail) from None
 
 
 def _check_head(request: web.Request, max_bytes: int) -> None:
@@ -120,42 +104,6 @@ async def _read(request: web.Request, max_bytes: int, seconds: float) -> bytes:
     return bytes(chunks)
 
 
-def _check_depth(text: str) -> None:
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
-        return
-    depth = 0
-    for token in _STRUCTURE.finditer(text):
-        first = text[token.start()]
-        if first in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                message = f"the body is nested deeper than {MAX_DEPTH} levels"
-                raise _not_json(message)
-        elif first in "]}":
-            depth -= 1
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        message = "an object of the body names a member twice"
-        raise _not_json(message)
-    return members
-
-
-def _refuse_constant(_text: str) -> NoReturn:
-    message = "the body holds NaN or Infinity, which JSON has not"
-    raise _not_json(message)
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if number in (float("inf"), float("-inf")):
-        message = "the body holds a number that is too large"
-        raise _not_json(message)
-    return number
-
-
 def _explain(error: ValidationError) -> str:
     """Return the faults by place and kind, with nothing that the caller wrote: neither values nor member names."""
     faults = []
@@ -166,15 +114,6 @@ def _explain(error: ValidationError) -> str:
             place = ".".join(str(part) for part in fault["loc"]) or "the body"
             faults.append(f"{place}: {fault['msg']}")
     return "; ".join(faults)
-
-
-_DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant, parse_float=_finite
-)
-
-
-def _not_json(detail: str) -> HttpRefusedError:
-    return HttpRefusedError(WebCode.BODY_NOT_JSON, detail)
 
 
 def _too_large(max_bytes: int) -> HttpRefusedError:

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from broker.web.body import MAX_DEPTH, parse_json
+from broker.strict_json import MAX_DEPTH
+from broker.web.body import parse_json
 from broker.web.problems import HttpRefusedError
 
 

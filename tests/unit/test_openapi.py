@@ -18,7 +18,7 @@ from broker.readiness import Readiness
 from broker.remembered import LeaseFacts
 from broker.resolution import Granted, Refused, Resolution, Status
 from broker.secret import Encoding, SecretValue
-from broker.web.body import MAX_DEPTH
+from broker.strict_json import MAX_DEPTH
 from broker.web.lease_orders import lease_order_routes
 from broker.web.leases import lease_document, lease_routes
 from broker.web.middleware import request_id_of
