@@ -31,6 +31,12 @@ def demanding_squid() -> Iterator[Proxy]:
 
 
 @pytest.fixture(scope="module")
+def demanding_tls_squid(authority: TestAuthority) -> Iterator[Proxy]:
+    with squid(login=LOGIN, tls=authority.server()) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
 def socks() -> Iterator[Proxy]:
     """A proxy that alone knows the store's name, and finds nobody at the one that the broker knows."""
     with dante(hosts="127.0.0.1 vault.behind\n127.0.0.9 localhost\n") as it:
@@ -140,11 +146,12 @@ async def test_a_socks5_proxy_that_does_not_know_the_broker_is_named(
 # Credentials by a reference.
 
 
-@pytest.mark.parametrize("kind", ["http", "socks5"])
+@pytest.mark.parametrize("kind", ["http", "https", "socks5"])
 async def test_proxy_credentials_come_from_a_declared_variable(
     secure: OpenBao,
     authority: TestAuthority,
     demanding_squid: Proxy,
+    demanding_tls_squid: Proxy,
     demanding_socks: Proxy,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -153,7 +160,7 @@ async def test_proxy_credentials_come_from_a_declared_variable(
     monkeypatch.setenv("PROXY_LOGIN", LOGIN)
     own = OwnVariables(names=["PROXY_LOGIN"])
     monkeypatch.delenv("PROXY_LOGIN")
-    asked = demanding_squid if kind == "http" else demanding_socks
+    asked = {"http": demanding_squid, "https": demanding_tls_squid, "socks5": demanding_socks}[kind]
     proxy = {"address": f"{kind}://127.0.0.1:{asked.port}", "credentials": "${PROXY_LOGIN}"}
     provider = provider_through(secure, authority, tmp_path, proxy, own=own)
     assert (await provider.fetch(SECRET)).version == "1"

@@ -218,6 +218,13 @@ async def test_a_version_that_the_store_will_delete_says_when(
     assert not_after == pytest.approx(time.time() + 3600, abs=30)
 
 
+async def test_a_cubbyhole_is_read_with_the_token_that_it_belongs_to(provider: VaultProvider, openbao: OpenBao) -> None:
+    openbao.write("cubbyhole/own", {"v": "in the cubbyhole"})
+    assert await field(provider, "vault:cubbyhole/own#v") == b"in the cubbyhole"
+    with pytest.raises(SecretMissingError):
+        await read(provider, "vault:cubbyhole/nothing")
+
+
 async def test_parameters_are_refused_where_an_engine_takes_none(
     provider: VaultProvider, openbao: OpenBao, mount: str
 ) -> None:
