@@ -17,7 +17,7 @@ from broker.providers.base import Parent
 from broker.reference import Source, parse
 from broker.secret import Reading
 from tests.fakes import fake_peer
-from tests.unit.test_leases import Desk
+from tests.lease_desk import Desk
 from tests.waiting import until
 
 GREEDY, MODEST = "spiffe://prod.example/greedy", "spiffe://prod.example/modest"

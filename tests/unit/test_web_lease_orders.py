@@ -16,7 +16,7 @@ from broker.web.administrators import AdministratorDoor
 from broker.web.lease_orders import REVOKE_PATH, lease_order_routes
 from broker.web.routes import RequestLimits, build_agent_app
 from tests.fakes import FakePeers, fake_peer
-from tests.unit.test_leases import Desk
+from tests.lease_desk import Desk
 
 SHIPPER, STRANGER = "spiffe://prod.example/shipper", "spiffe://prod.example/stranger"
 OTHER = parse("vault:pki/issue/agent?common_name=a.example#certificate").source
