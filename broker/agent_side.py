@@ -20,7 +20,6 @@ from broker.watch import WatchLimits, WatchReferences
 from broker.web.administrators import AdministratorDoor
 from broker.web.lease_orders import lease_order_routes
 from broker.web.leases import lease_routes
-from broker.web.middleware import request_id_of
 from broker.web.oauth import oauth_routes
 from broker.web.orders import order_routes
 from broker.web.routes import RequestLimits, build_agent_app
@@ -125,7 +124,6 @@ class AgentSide:
             clock=self._base.clock,
             jwks=public_jwks({self._base.keys.token.kid: self._base.keys.token}),
             issuer=self._issuer,
-            request_id_of=request_id_of,
             admission=self._admission,
         )
 

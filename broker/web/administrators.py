@@ -1,6 +1,6 @@
 """What every order of an administrator over HTTP has in common: who gives it, and patterns of references."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -8,12 +8,11 @@ from aiohttp import web
 
 from broker.administration import Administration, Origin
 from broker.clock import Clock
-from broker.errors import IdentityRefusedError, MalformedPatternError, NotAdministratorError
+from broker.errors import MalformedPatternError, NotAdministratorError
 from broker.identity import PeerIdentity
 from broker.pattern import Pattern, parse_pattern
-from broker.web.middleware import facts_of, request_id_of
+from broker.web.callers import IdentityRefuser, PeerSource, caller_of
 from broker.web.problems import HttpRefusedError, WebCode
-from broker.web.routes import PeerSource, address_of
 
 MAX_BODY_BYTES: Final = 64 * 1024
 BODY_SECONDS: Final = 10.0
@@ -33,7 +32,7 @@ class AdministratorDoor:
 
     peers: PeerSource
     clock: Clock
-    refuse_identity: Callable[..., Awaitable[None]]
+    refuse_identity: IdentityRefuser
 
     async def admit(
         self, request: web.Request, administration: Administration, *, refuse: Refuse
@@ -48,14 +47,9 @@ class AdministratorDoor:
             AuditUnavailableError: A refusal can't be put on record.
 
         """
-        instance, address = request_id_of(request), address_of(request)
-        try:
-            peer = self.peers.peer_of(request, now=self.clock.now())
-        except IdentityRefusedError as error:
-            await self.refuse_identity(error, address=address, request=instance)
-            raise
-        facts_of(request).identity = peer.name
-        origin = Origin(name=peer.name, address=str(address), request=instance)
+        caller = await caller_of(request, peers=self.peers, clock=self.clock, refuse=self.refuse_identity)
+        peer = caller.peer
+        origin = Origin(name=peer.name, address=str(caller.address), request=caller.request)
         try:
             administration.require(peer)
         except NotAdministratorError as error:

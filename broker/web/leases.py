@@ -9,12 +9,11 @@ from aiohttp import web
 
 from broker.audit.event import EventKind
 from broker.clock import Clock
-from broker.errors import IdentityRefusedError
 from broker.identity import PeerIdentity
 from broker.leases.record import LeaseRecord
 from broker.leases.upkeep import Revocation
-from broker.web.middleware import facts_of, json_headers, request_id_of
-from broker.web.routes import Admitting, PeerSource, address_of
+from broker.web.callers import Admitting, PeerSource, caller_of
+from broker.web.middleware import json_headers
 from broker.web.schemas import rfc3339
 
 LEASES_PATH: Final = "/v1/leases"
@@ -69,15 +68,9 @@ class _LeaseHandler:
         return web.Response(status=202, body=json.dumps(document).encode(), headers=json_headers())
 
     async def _peer(self, request: web.Request) -> PeerIdentity:
-        address, instance = address_of(request), request_id_of(request)
-        try:
-            peer = self.peers.peer_of(request, now=self.clock.now())
-        except IdentityRefusedError as error:
-            await self.admission.refuse_identity(error, address=address, request=instance)
-            raise
-        facts_of(request).identity = peer.name
-        await self.admission.slow(peer, EventKind.LEASE, address=address, request=instance)
-        return peer
+        caller = await caller_of(request, peers=self.peers, clock=self.clock, refuse=self.admission.refuse_identity)
+        await self.admission.slow(caller.peer, EventKind.LEASE, address=caller.address, request=caller.request)
+        return caller.peer
 
 
 def lease_document(record: LeaseRecord) -> dict[str, Any]:

@@ -6,7 +6,7 @@ a refused certificate, and a trail that can't be written.
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 from urllib.parse import parse_qsl
@@ -14,20 +14,17 @@ from urllib.parse import parse_qsl
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from broker.admission import Address
 from broker.audit.event import EventKind
 from broker.clock import Clock
 from broker.errors import (
     BrokerError,
-    IdentityRefusedError,
     InvalidClientError,
     ScopeRefusedError,
     UnauthorizedClientError,
 )
 from broker.issue import IssuedToken, IssueToken
-from broker.web.middleware import facts_of
+from broker.web.callers import Admitting, PeerSource, caller_of
 from broker.web.problems import OUTCOME
-from broker.web.routes import Admitting, PeerSource, address_of
 
 TOKEN_PATH: Final = "/oauth2/token"  # noqa: S105  A path, not a credential.
 METADATA_PATH: Final = "/.well-known/oauth-authorization-server"
@@ -59,29 +56,21 @@ class _TokenEndpoint:
     issue: IssueToken
     peers: PeerSource
     clock: Clock
-    request_id_of: Callable[[web.Request], str]
     admission: Admitting
     body_seconds: float
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer `POST /oauth2/token`."""
-        address: Address = address_of(request)
-        instance = self.request_id_of(request)
-        try:
-            peer = self.peers.peer_of(request, now=self.clock.now())
-        except IdentityRefusedError as error:
-            await self.admission.refuse_identity(error, address=address, request=instance)
-            raise
-        facts_of(request).identity = peer.name
-        await self.admission.slow(peer, EventKind.TOKEN, address=address, request=instance)
+        caller = await caller_of(request, peers=self.peers, clock=self.clock, refuse=self.admission.refuse_identity)
+        await self.admission.slow(caller.peer, EventKind.TOKEN, address=caller.address, request=caller.request)
         try:
             form = await _form(request, seconds=self.body_seconds)
             issued = await self.issue.issue(
-                peer=peer,
+                peer=caller.peer,
                 client_id=form.get("client_id", ""),
                 unverified_scope=form.get("scope", ""),
-                address=str(address),
-                request=instance,
+                address=str(caller.address),
+                request=caller.request,
             )
         except OAuthError as error:
             self.issue.count_refusal(error.error)
@@ -102,7 +91,6 @@ def oauth_routes(
     clock: Clock,
     jwks: Mapping[str, Any],
     issuer: str,
-    request_id_of: Callable[[web.Request], str],
     admission: Admitting,
     body_seconds: float = 10.0,
 ) -> list[web.RouteDef]:
@@ -111,7 +99,6 @@ def oauth_routes(
         issue=issue,
         peers=peers,
         clock=clock,
-        request_id_of=request_id_of,
         admission=admission,
         body_seconds=body_seconds,
     )

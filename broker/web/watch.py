@@ -15,9 +15,9 @@ from broker.errors import IdentityRefusedError
 from broker.resolution import Resolution
 from broker.watch import Watch, WatchReferences
 from broker.web.body import read_model
-from broker.web.middleware import facts_of, request_id_of
+from broker.web.callers import PeerSource, caller_of, token_of
 from broker.web.problems import resolution_problem
-from broker.web.routes import PeerSource, RequestLimits, address_of, token_of
+from broker.web.routes import RequestLimits
 
 WATCH_PATH: Final = "/v1/watch"
 _HEADERS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -58,28 +58,22 @@ class WatchHandler:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer `POST /v1/watch`."""
-        instance, address = request_id_of(request), address_of(request)
-        try:
-            peer = self.peers.peer_of(request, now=self.clock.now())
-        except IdentityRefusedError as error:
-            await self.watch.refuse_identity(error, address=address, request=instance)
-            raise
-        facts_of(request).identity = peer.name
+        caller = await caller_of(request, peers=self.peers, clock=self.clock, refuse=self.watch.refuse_identity)
         unverified_token = token_of(request)
         asked = await read_model(
             request, WatchRequest, max_bytes=self.limits.max_body_bytes, seconds=self.limits.body_seconds
         )
         watch = await self.watch.start(
-            peer=peer,
+            peer=caller.peer,
             unverified_token=unverified_token,
             texts=asked.references,
             versions=asked.versions,
             after=request.headers.get("Last-Event-ID", ""),
-            address=address,
-            request=instance,
+            address=caller.address,
+            request=caller.request,
         )
         if isinstance(watch, Resolution):
-            return resolution_problem(watch, instance=instance)
+            return resolution_problem(watch, instance=caller.request)
         try:
             return await self._stream(request, watch)
         finally:

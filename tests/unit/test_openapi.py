@@ -21,7 +21,6 @@ from broker.secret import Encoding, SecretValue
 from broker.strict_json import MAX_DEPTH
 from broker.web.lease_orders import lease_order_routes
 from broker.web.leases import lease_document, lease_routes
-from broker.web.middleware import request_id_of
 from broker.web.oauth import oauth_routes
 from broker.web.operations import build_operations_app
 from broker.web.orders import order_routes, webhook_route
@@ -69,7 +68,6 @@ def routes_of_oauth() -> list[web.RouteDef]:
         clock=FakeClock(),
         jwks={"keys": []},
         issuer="https://broker.example",
-        request_id_of=request_id_of,
         admission=None,
     )
 

@@ -18,7 +18,7 @@ from broker.issue import IssueToken
 from broker.policy.current import CurrentPolicy
 from broker.policy.engine import compile_policy
 from broker.tokens import SigningKey, public_jwks
-from broker.web.middleware import Edge, finish, request_id_of
+from broker.web.middleware import Edge, finish
 from broker.web.oauth import TOKEN_PATH, metadata, oauth_routes
 from tests.fakes import FakeClock, FakePeers, FakeTrail, fake_metrics, fake_peer
 
@@ -73,7 +73,6 @@ class Bench:
                 clock=self.clock,
                 jwks=public_jwks({KEY.kid: KEY}),
                 issuer=ISSUER,
-                request_id_of=request_id_of,
                 admission=self,
                 body_seconds=0.2,
             )

@@ -1,0 +1,104 @@
+"""Who calls: the peer of a request's connection, where it calls from, and what it presents."""
+
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+from typing import Final, NamedTuple, Protocol
+
+from aiohttp import web
+
+from broker.admission import Address
+from broker.audit.event import EventKind
+from broker.clock import Clock
+from broker.errors import IdentityRefusedError
+from broker.identity import PeerIdentity
+from broker.web.middleware import facts_of, request_id_of
+from broker.web.problems import HttpRefusedError, WebCode
+
+_BEARER: Final = "bearer"
+_INVALID_REQUEST: Final = {"WWW-Authenticate": 'Bearer realm="broker", error="invalid_request"'}
+
+
+class Caller(NamedTuple):
+    """Whoever is at the other end; `request` is the id that the broker gave to the request."""
+
+    peer: PeerIdentity
+    address: Address
+    request: str
+
+
+class PeerSource(Protocol):
+    """Tells who is at the other end of a request's connection."""
+
+    def peer_of(self, request: web.Request, *, now: float) -> PeerIdentity:
+        """Return the peer, as its certificate proves it at `now`. Raises: IdentityRefusedError."""
+        ...
+
+
+class IdentityRefuser(Protocol):
+    """Puts on record that a connection's certificate is no identity."""
+
+    async def __call__(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
+        """Return when it is on record. Raises: AuditUnavailableError."""
+        ...
+
+
+class Admitting(Protocol):
+    """Lets nobody in who has no identity, and nobody who asks too often."""
+
+    async def slow(self, peer: PeerIdentity, kind: EventKind, *, address: Address, request: str) -> None:
+        """Return when `peer` may ask now. Raises: ThrottledError, AuditUnavailableError."""
+        ...
+
+    async def refuse_identity(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
+        """Put on record that a connection's certificate is no identity. Raises: AuditUnavailableError."""
+        ...
+
+
+async def caller_of(request: web.Request, *, peers: PeerSource, clock: Clock, refuse: IdentityRefuser) -> Caller:
+    """Return who calls.
+
+    Raises:
+        IdentityRefusedError: The certificate names nobody, which is on record by `refuse`.
+        AuditUnavailableError: That can't be put on record.
+
+    """
+    # Taken before the first await: the transport is gone once the client is.
+    address, instance = address_of(request), request_id_of(request)
+    try:
+        peer = peers.peer_of(request, now=clock.now())
+    except IdentityRefusedError as error:
+        await refuse(error, address=address, request=instance)
+        raise
+    facts_of(request).identity = peer.name
+    return Caller(peer, address, instance)
+
+
+def token_of(request: web.Request) -> str | None:
+    """Return the presented token, not verified in any way; None when there is none."""
+    lines = request.headers.getall("Authorization", [])
+    if not lines:
+        return None
+    scheme, _, unverified_token = lines[0].partition(" ")
+    unverified_token = unverified_token.strip(" ")
+    if len(lines) > 1 or scheme.lower() != _BEARER or not unverified_token:
+        message = "send one `Authorization: Bearer <token>` header, or none"
+        raise HttpRefusedError(WebCode.AUTHORIZATION_MALFORMED, message, headers=_INVALID_REQUEST)
+    return unverified_token
+
+
+def address_of(request: web.Request) -> Address:
+    """Return where the connection comes from, by the socket and never by a header."""
+    peer = None if request.transport is None else request.transport.get_extra_info("peername")
+    if not peer:
+        message = "the connection is gone"
+        raise HttpRefusedError(WebCode.BODY_INCOMPLETE, message)
+    return _address(peer[0])
+
+
+# Of the process on purpose, as in `schemas.py`: the answer hangs on the text alone, and the number is bounded.
+@lru_cache(maxsize=4096)
+def _address(text: str) -> Address:
+    """Return the address that `text` spells, an IPv4 one also where the socket shows it as a mapped IPv6 one."""
+    address = ip_address(text)
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
