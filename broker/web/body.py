@@ -34,7 +34,19 @@ async def read_bytes(request: web.Request, *, max_bytes: int, seconds: float) ->
         HttpRefusedError: It is too large, of another type, encoded, slow, or cut.
 
     """
-    _check_head(request, max_bytes)
+    _check_head(request)
+    return await read_raw(request, max_bytes=max_bytes, seconds=seconds)
+
+
+async def read_raw(request: web.Request, *, max_bytes: int, seconds: float) -> bytes:
+    """Return the body of `request` as it came, whatever it is said to be.
+
+    Raises:
+        HttpRefusedError: It is too large, slow, or cut.
+
+    """
+    if request.content_length is not None and request.content_length > max_bytes:
+        raise _too_large(max_bytes)
     return await _read(request, max_bytes, seconds)
 
 
@@ -65,9 +77,7 @@ def parse_json(raw: bytes) -> object:
         raise HttpRefusedError(WebCode.BODY_NOT_JSON, error.detail) from None
 
 
-def _check_head(request: web.Request, max_bytes: int) -> None:
-    if request.content_length is not None and request.content_length > max_bytes:
-        raise _too_large(max_bytes)
+def _check_head(request: web.Request) -> None:
     if request.headers.getall("Content-Type", []) != ["application/json"] and not _is_json_type(request):
         raise HttpRefusedError(WebCode.CONTENT_TYPE, "send the body as `Content-Type: application/json`, in UTF-8")
     if "Content-Encoding" in request.headers:
@@ -111,9 +121,15 @@ def _explain(error: ValidationError) -> str:
         if fault["type"] == "extra_forbidden":
             faults.append("a member is not known")
         else:
-            place = ".".join(str(part) for part in fault["loc"]) or "the body"
-            faults.append(f"{place}: {fault['msg']}")
+            faults.append(f"{_place(fault['loc'])}: {fault['msg']}")
     return "; ".join(faults)
+
+
+def _place(path: tuple[str | int, ...]) -> str:
+    """Return the name of a field and the numbers below it; any other name below it is the caller's own."""
+    return (
+        ".".join("*" if depth and isinstance(part, str) else str(part) for depth, part in enumerate(path)) or "the body"
+    )
 
 
 def _too_large(max_bytes: int) -> HttpRefusedError:

@@ -4,15 +4,13 @@ Their errors are those of RFC 6749 §5.2 and no problem documents, but for what 
 a refused certificate, and a trail that can't be written.
 """
 
-import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 from urllib.parse import parse_qsl
 
-from aiohttp import ClientPayloadError, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import web
 
 from broker.audit.event import EventKind
 from broker.clock import Clock
@@ -23,8 +21,9 @@ from broker.errors import (
     UnauthorizedClientError,
 )
 from broker.issue import IssuedToken, IssueToken
+from broker.web.body import read_raw
 from broker.web.callers import Admitting, PeerSource, caller_of
-from broker.web.problems import OUTCOME
+from broker.web.problems import OUTCOME, PROBLEMS, HttpRefusedError
 
 TOKEN_PATH: Final = "/oauth2/token"  # noqa: S105  A path, not a credential.
 METADATA_PATH: Final = "/.well-known/oauth-authorization-server"
@@ -181,20 +180,10 @@ def _parsed(raw: bytes) -> dict[str, str]:
 
 
 async def _body(request: web.Request, seconds: float) -> bytes:
-    if (request.content_length or 0) > _MAX_BODY_BYTES:
-        _refuse("invalid_request", f"a token request has at most {_MAX_BODY_BYTES} bytes", status=413)
-    chunks = bytearray()
     try:
-        async with asyncio.timeout(seconds):
-            while chunk := await request.content.readany():
-                chunks += chunk
-                if len(chunks) > _MAX_BODY_BYTES:
-                    _refuse("invalid_request", f"a token request has at most {_MAX_BODY_BYTES} bytes", status=413)
-    except TimeoutError:
-        _refuse("invalid_request", "the body arrived too slowly", status=408)
-    except (ClientPayloadError, web.RequestPayloadError, HttpProcessingError, ConnectionError):
-        _refuse("invalid_request", "the body ended early")
-    return bytes(chunks)
+        return await read_raw(request, max_bytes=_MAX_BODY_BYTES, seconds=seconds)
+    except HttpRefusedError as error:
+        _refuse("invalid_request", error.detail, status=PROBLEMS[error.code].status)
 
 
 def _granted(issued: IssuedToken) -> web.Response:

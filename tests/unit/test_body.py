@@ -3,9 +3,10 @@
 import time
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field
 
 from broker.strict_json import MAX_DEPTH
-from broker.web.body import parse_json
+from broker.web.body import model_of, parse_json
 from broker.web.problems import HttpRefusedError
 
 
@@ -79,3 +80,25 @@ def test_no_error_repeats_what_was_sent(raw: bytes) -> None:
         parse_json(raw)
     assert "canary" not in refused.value.detail
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
+
+
+class Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    references: list[str]
+    versions: dict[str, int] = Field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("raw", "detail"),
+    [
+        (b'{"references": ["a", 2]}', "references.1: Input should be a valid string"),
+        (b'{"references": [], "versions": {"canary-6f1b": "x"}}', "versions.*: Input should be a valid integer"),
+        (b'{"references": [], "canary-6f1b": 1}', "a member is not known"),
+        (b'["canary-6f1b"]', "the body: Input should be a valid dictionary or instance of Asked"),
+    ],
+)
+def test_a_fault_names_the_field_and_no_name_that_was_sent(raw: bytes, detail: str) -> None:
+    with pytest.raises(HttpRefusedError) as refused:
+        model_of(raw, Asked)
+    assert (refused.value.code, refused.value.detail) == ("request_invalid", detail)
