@@ -572,7 +572,7 @@ async def test_its_owners_max_age_ends_both_clocks(bench: Bench) -> None:
 
 
 async def test_what_has_a_max_age_is_read_again_behind_before_that_ends(bench: Bench) -> None:
-    bench.cache._random = lambda: 0.5
+    bench.cache._fetches._random = lambda: 0.5
     bench.provider.sources[KEY.path] = owned("one", max_age=60.0)
     await bench.value()
     await bench.value()
