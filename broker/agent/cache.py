@@ -4,8 +4,9 @@ import argparse
 import os
 import sys
 
-from broker.agent.client import BrokerClient, add_client_arguments, client_settings
+from broker.agent.client import BrokerClient
 from broker.agent.refusal import say
+from broker.agent.settings import add_client_arguments, client_settings
 from broker.errors import BrokerError
 
 _ACTIONS = {

@@ -1,21 +1,17 @@
 """The agent's client: references out, values in, over mTLS, with the standard library alone."""
 
-import argparse
 import http.client
 import json
-import os
 import random
 import ssl
-import stat
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Final
 
 from broker.agent.answer import Answer, read_answers, read_object, read_refusal
+from broker.agent.settings import ClientSettings, ClientSettingsError
 from broker.errors import BrokerError
 
 _MAX_ANSWER_BYTES: Final = 512 * 1024 * 1024
@@ -28,12 +24,6 @@ _LONGEST_PAUSE: Final = 5.0
 _LATER: Final = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})
 
 
-class ClientSettingsError(BrokerError):
-    """The agent's own settings can't be used."""
-
-    code = "client_settings_invalid"
-
-
 class BrokerUnreachableError(BrokerError):
     """The broker does not answer, or can't answer now."""
 
@@ -44,66 +34,6 @@ class CertificateRefusedError(BrokerError):
     """The broker refuses this agent's certificate, or shows one that this agent does not trust."""
 
     code = "certificate_refused"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientSettings:
-    """Where the broker is, and who this agent is."""
-
-    url: str
-    authority: Path
-    certificate: Path
-    key: Path
-    wait_seconds: float
-
-
-def add_client_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments that name the broker and this agent."""
-    group = parser.add_argument_group("broker")
-    group.add_argument("--url", metavar="URL", help="https address of the broker; LOGFLUX_BROKER_URL otherwise")
-    group.add_argument(
-        "--ca", metavar="FILE", help="certificates that the broker's is checked against; LOGFLUX_BROKER_CA"
-    )
-    group.add_argument("--cert", metavar="FILE", help="this agent's certificate; LOGFLUX_AGENT_CERT")
-    group.add_argument("--key", metavar="FILE", help="its private key, mode 0600; LOGFLUX_AGENT_KEY")
-    group.add_argument(
-        "--wait",
-        type=float,
-        default=30.0,
-        metavar="SECONDS",
-        help="how long to try while the broker is away (%(default)g)",
-    )
-
-
-def client_settings(arguments: argparse.Namespace, environment: Mapping[str, str]) -> ClientSettings:
-    """Return the settings, flags before environment.
-
-    Raises:
-        ClientSettingsError: One is missing, or the key is open to others.
-
-    """
-    named = {
-        name: getattr(arguments, name) or environment.get(variable, "")
-        for name, variable in (
-            ("url", "LOGFLUX_BROKER_URL"),
-            ("ca", "LOGFLUX_BROKER_CA"),
-            ("cert", "LOGFLUX_AGENT_CERT"),
-            ("key", "LOGFLUX_AGENT_KEY"),
-        )
-    }
-    missing = [f"--{name}" for name, value in named.items() if not value]
-    if missing:
-        message = f"{', '.join(missing)} is missing; give it, or set its LOGFLUX_ variable (see --help)"
-        raise ClientSettingsError(message)
-    _check_url(named["url"])
-    _check_key(Path(named["key"]))
-    return ClientSettings(
-        url=named["url"],
-        authority=Path(named["ca"]),
-        certificate=Path(named["cert"]),
-        key=Path(named["key"]),
-        wait_seconds=arguments.wait,
-    )
 
 
 class BrokerClient:
@@ -239,30 +169,3 @@ def _given_up(status: int, body: bytes | None, *, closed: bool) -> BrokerError:
     if closed:
         return CertificateRefusedError("the broker closes the connection; it does not take this agent's certificate")
     return BrokerUnreachableError("the broker does not answer; is --url right, and does it run?")
-
-
-def _check_url(url: str) -> None:
-    if not url.startswith("https://"):
-        message = "the broker is asked over https only; --url begins with https://"
-        raise ClientSettingsError(message)
-    try:
-        address = urllib.parse.urlsplit(url)
-        more = address.path.strip("/") or address.query or address.fragment or "@" in address.netloc
-        is_plain = bool(address.hostname) and address.port != 0 and not more
-    except ValueError:
-        is_plain = False
-    if not is_plain:
-        message = "--url is the broker's host and port, and nothing more: https://broker.example:8443"
-        raise ClientSettingsError(message)
-
-
-def _check_key(key: Path) -> None:
-    try:
-        mode = stat.S_IMODE(os.stat(key).st_mode)  # noqa: PTH116  One look, followed through links as the loader does.
-    except OSError as error:
-        message = f"{key}: {error.strerror}"
-        raise ClientSettingsError(message) from None
-    # Kubernetes mounts a secret with fsGroup as 0440; nobody but owner and group may ever read a key.
-    if mode & 0o037:
-        message = f"{key}: mode {mode:04o} lets others at the key; run: chmod 600 {key}"
-        raise ClientSettingsError(message)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from broker.agent.answer import Answer
-from broker.agent.client import BrokerClient, ClientSettingsError, add_client_arguments, client_settings
+from broker.agent.client import BrokerClient
 from broker.agent.environment_file import read_environment_file
 from broker.agent.refusal import say
+from broker.agent.settings import ClientSettingsError, add_client_arguments, client_settings
 from broker.agent.supervise import RESTART, SIGNALS, ChangeWatcher, Reaction, Supervisor
 from broker.agent.template import SCHEMES, Template, TemplateInvalidError, parse_template
 from broker.errors import BrokerError, MalformedReferenceError
@@ -44,6 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also resolve every variable whose whole value is a vault:, bao:, env: or file: reference",
     )
+    _add_watch_arguments(parser)
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command and its arguments")
+    add_client_arguments(parser)
+    parser.epilog = (
+        "The command takes this process's place, so it gets every signal and its exit status is this one's.\n"
+        "With --watch it is a child: signals are passed on, and its end is this process's end.\n"
+        "exit status: the command's; 125 no secrets, 126 the command can't be run, 127 there is no such command\n\n"
+        "examples:\n  broker exec --env API_KEY='vault:secret/logflux#api_key' -- ./shipper --config shipper.yaml\n"
+        "  broker exec --env 'DATABASE_URL=postgres://app:${vault:secret/db#password}@db/app' -- ./service"
+    )
+
+
+def _add_watch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch", action="store_true", help="stay, and restart or signal the command when one of its secrets changes"
     )
@@ -66,15 +80,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=10.0,
         metavar="SECONDS",
         help="with --watch: time between SIGTERM and SIGKILL of a restart (%(default)g)",
-    )
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command and its arguments")
-    add_client_arguments(parser)
-    parser.epilog = (
-        "The command takes this process's place, so it gets every signal and its exit status is this one's.\n"
-        "With --watch it is a child: signals are passed on, and its end is this process's end.\n"
-        "exit status: the command's; 125 no secrets, 126 the command can't be run, 127 there is no such command\n\n"
-        "examples:\n  broker exec --env API_KEY='vault:secret/logflux#api_key' -- ./shipper --config shipper.yaml\n"
-        "  broker exec --env 'DATABASE_URL=postgres://app:${vault:secret/db#password}@db/app' -- ./service"
     )
 
 

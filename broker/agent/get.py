@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from broker.agent.answer import Answer
-from broker.agent.client import BrokerClient, ClientSettingsError, add_client_arguments, client_settings
+from broker.agent.client import BrokerClient
 from broker.agent.refusal import say, say_refused
 from broker.agent.secret_file import write_secret_file
+from broker.agent.settings import ClientSettingsError, add_client_arguments, client_settings
 from broker.errors import BrokerError, MalformedReferenceError
 from broker.grammar import PREVIOUS, VAULT
 from broker.reference import parse, spell

@@ -6,7 +6,8 @@ from http import HTTPStatus
 from typing import Final
 
 from broker.agent.answer import Answer, ResolveRefusedError
-from broker.agent.client import BrokerUnreachableError, ClientSettingsError
+from broker.agent.client import BrokerUnreachableError
+from broker.agent.settings import ClientSettingsError
 from broker.errors import BrokerError
 
 EXIT_NO: Final = 1

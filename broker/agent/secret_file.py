@@ -3,7 +3,7 @@
 import stat
 from pathlib import Path
 
-from broker.agent.client import ClientSettingsError
+from broker.agent.settings import ClientSettingsError
 from broker.whole_file import replace_whole
 
 

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from broker.agent.client import BrokerClient, add_client_arguments, client_settings
+from broker.agent.client import BrokerClient
 from broker.agent.refusal import say
+from broker.agent.settings import add_client_arguments, client_settings
 from broker.errors import BrokerError
 from broker.escape import clean
 from broker.implementations import open_leases

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from broker.agent.client import BrokerClient, ClientSettings
+from broker.agent.client import BrokerClient
+from broker.agent.settings import ClientSettings
 from broker.errors import BrokerError
 
 # What `broker get` and `broker exec` wait for by default.

@@ -13,7 +13,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from broker.agent.answer import ResolveRefusedError
-from broker.agent.client import BrokerClient, ClientSettings
+from broker.agent.client import BrokerClient
+from broker.agent.settings import ClientSettings
 from broker.cli.child import free_port
 from tests.certificates import Files, TestAuthority, client_context
 from tests.kubelet import USER, Pod, open_directory

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from broker.agent.answer import Answer, ResolveRefusedError
-from broker.agent.client import ClientSettingsError
 from broker.agent.exec import child_environment, references_of, wanted_variables
 from broker.agent.refusal import say
+from broker.agent.settings import ClientSettingsError
 from broker.pki.authority import create_authority, issue_certificate
 from broker.secret import Encoding, SecretValue
 

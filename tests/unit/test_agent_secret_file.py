@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.agent.client import ClientSettingsError
 from broker.agent.secret_file import write_secret_file
+from broker.agent.settings import ClientSettingsError
 
 
 def test_the_mode_is_what_was_asked_for_whatever_the_umask(tmp_path: Path) -> None:
