@@ -28,6 +28,7 @@ def test_policy_refused(walk: Walk) -> None:
     )
 
     walk.change_policy("to: [shiper]", "to: [shipper]")
+    walk.hang_up()
     walk.ends()
     walk.run("broker policy check").has(digest)
 
@@ -48,6 +49,7 @@ def test_configuration_not_in_force(walk: Walk) -> None:
     walk.ends()
 
     walk.change_settings(cache={"max_entries": 20})
+    walk.hang_up()
     walk.raises()
     walk.run("broker check-config").has("nothing found")
     walk.run(SEARCH).says("reason=restart_needed", "kept=").has("kept=cache.max_entries", "part=settings")
@@ -76,6 +78,7 @@ def test_denials_jump(walk: Walk) -> None:
     walk.run(explain, status=1).says("DENIED").has("no_rule")
 
     walk.change_policy("other#*", "logflux#*")
+    walk.hang_up()
     wait_until(lambda: walk.resolve().status == 200, "the policy is in force")
     walk.ends()
     walk.run(explain).says("ALLOWED")
@@ -85,6 +88,7 @@ def test_denials_jump(walk: Walk) -> None:
     assert walk.page.says("`deny` wins over every `allow`")
     policy = walk.path("/etc/logflux-broker/policy.yaml")
     policy.write_text(f'{policy.read_text()}  - name: stopped\n    deny: ["vault:**"]\n    to: [shipper]\n')
+    walk.hang_up()
     walk.run(explain, status=1).says("DENIED").has("stopped")
     wait_until(lambda: walk.resolve().status == 403, "the policy is in force")
 
