@@ -248,3 +248,29 @@ def test_a_certificate_that_was_issued_in_spite_of_a_parameter_that_nobody_knows
         assert ask(broker, "vault:pki/issue/agent?common_name=a.example&bogus=1#certificate") == 422
         [serial] = issued(store) - before
         assert is_revoked(store, serial)
+
+
+def test_an_identity_in_a_crash_loop_costs_the_store_nothing_and_is_slowed_on_every_route(
+    place: tuple[Sandbox, Store, Relay],
+) -> None:
+    sandbox, _, relay = place
+    limits = {"LOGFLUX_LIMITS__IDENTITY_REQUESTS_PER_SECOND": "0.01", "LOGFLUX_LIMITS__IDENTITY_BURST": "20"}
+    with serving(sandbox, environment=limits) as broker:
+        before = relay.count("/v1/pki/issue/agent")
+        assert len({certificate(broker.resolve(CERTIFICATE)) for _ in range(10)}) == 1
+        assert relay.count("/v1/pki/issue/agent") == before + 1
+        for _ in range(10):
+            assert broker.send("GET", "/v1/leases", None, headers={}).status == 200
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        slowed = [
+            broker.resolve(CERTIFICATE),
+            broker.send("GET", "/v1/leases", None, headers={}),
+            revoke(broker, "lease_nothing"),
+            broker.post("/oauth2/token", "grant_type=client_credentials", headers=form),
+            broker.post("/v1/watch", json.dumps({"references": [CERTIFICATE]})),
+        ]
+        assert [(answer.status, answer.json["code"]) for answer in slowed] == [(429, "rate_limited")] * len(slowed)
+        assert all(int(answer.headers["Retry-After"]) >= 1 for answer in slowed)
+        # Another identity is served.
+        assert broker.resolve(CERTIFICATE, agent="stranger").status == 200
+        assert broker.terminate() == 0
