@@ -135,6 +135,10 @@ class LeaseSection(Section):
         default=True, description="Whether the broker revokes all of them when it stops; else they end by themselves."
     )
     stop_seconds: Seconds = Field(default=10.0, description="Time for that; what is left is revoked at the next start.")
+    max_per_identity: Annotated[int, Field(ge=1)] = Field(
+        default=256,
+        description="Credentials that are handed out to one identity at once; one for each reference with parameters.",
+    )
 
 
 class WatchSettings(Section):

@@ -182,6 +182,13 @@ class SourceUnavailableError(FetchError):
         self.retry_after = retry_after
 
 
+class LeaseLimitError(SourceUnavailableError):
+    """The identity has as many leases as one may have; it gets another when one of them ends or is given back."""
+
+    code = "lease_limit"
+    was_asked = False
+
+
 class SourceMintsError(FetchError):
     """Reading the source would make something for one asker, so it has to be minted; it says nothing of a fault."""
 

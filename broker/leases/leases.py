@@ -47,6 +47,7 @@ class Leases:
             queues=queues,
             doubt=self._upkeep.look_at,
             refused_seconds=settings.refused_seconds,
+            max_per_identity=settings.max_per_identity,
         )
 
     async def open(self) -> None:

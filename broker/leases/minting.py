@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from broker.clock import Clock
-from broker.errors import FetchError, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
+from broker.errors import FetchError, LeaseLimitError, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
 from broker.fair_queue import FairQueues
 from broker.leases.book import LeaseBook
 from broker.leases.held import Asker, Held, LeaseKey
@@ -38,6 +38,7 @@ class Minting:
         queues: FairQueues,
         doubt: Callable[[Held], None],
         refused_seconds: float,
+        max_per_identity: int,
         mint_seconds: float = 30.0,
     ) -> None:
         """Mint by `providers`, by their schemes; a mint that takes longer than `mint_seconds` is given up.
@@ -47,6 +48,7 @@ class Minting:
         """
         self._queues = queues
         self._refused_seconds = refused_seconds
+        self._max_per_identity = max_per_identity
         self._doubt = doubt
         self._book = book
         self._providers = providers
@@ -146,6 +148,9 @@ class Minting:
         except TimeoutError:
             message = "more ask the source than it answers in time"
             return SourceUnavailableError(message, retry_after=_PAUSE_SECONDS)
+        except LeaseLimitError as error:
+            # Asked again at any time: it costs the back end nothing.
+            return error
         except SourceUnavailableError as error:
             seconds = min(max(error.retry_after or 0.0, _PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
             self._pauses[key] = (self._clock.monotonic() + seconds, error)
@@ -155,6 +160,7 @@ class Minting:
             return error
 
     async def _mint(self, key: LeaseKey, asker: Asker, references: tuple[Reference, ...]) -> Held | Cached:
+        self._check_number(key)
         leasing = self._providers[key.source.scheme]
         parent = await self._in_time(leasing.prepare(key.source))
         held = self._begun(key, parent)
@@ -180,6 +186,17 @@ class Minting:
                 await self._book.withdraw(held, LeaseReason.ABANDONED)
             raise
         return held
+
+    def _check_number(self, key: LeaseKey) -> None:
+        """Let nobody have more leases than one may; another in place of one is well. Raises: LeaseLimitError."""
+        counted = {LeaseState.MINTING, LeaseState.LIVE}
+        others = (held for held in self._book.of(key.kind, key.name) if held.key != key)
+        if sum(held.record.state in counted for held in others) >= self._max_per_identity:
+            message = (
+                f"this identity has {self._max_per_identity} leases already, as many as one may have; give back what "
+                "it does not use (DELETE /v1/leases/ID), or raise leases.max_per_identity"
+            )
+            raise LeaseLimitError(message, retry_after=_LONGEST_PAUSE_SECONDS)
 
     def _begun(self, key: LeaseKey, parent: Parent) -> Held:
         now = self._clock.now()

@@ -74,6 +74,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "identity_refused": Problem(401, "The certificate is no identity"),
     "internal": Problem(500, "Internal error"),
     "invalid_token": Problem(401, "The token is refused"),
+    "lease_limit": Problem(503, "The identity has too many leases"),
     "lease_unknown": Problem(404, "There is no such lease"),
     "message_malformed": Problem(400, "The HTTP message is malformed"),
     "method_unknown": Problem(405, "The method is not allowed here"),
@@ -105,6 +106,7 @@ WORST_FIRST: Final = (
     "upstream_denied",
     "secret_missing",
     "secret_unusable",
+    "lease_limit",
     "source_unavailable",
 )
 

@@ -1,11 +1,13 @@
 """What leases cost a back end goes through the same lines as reads, so that no identity pays for another's."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from broker.errors import (
     FetchError,
+    LeaseLimitError,
     MissingPart,
     SecretMissingError,
     SecretUnusableError,
@@ -17,7 +19,7 @@ from broker.providers.base import Parent
 from broker.reference import Source, parse
 from broker.secret import Reading
 from tests.fakes import fake_peer
-from tests.lease_desk import Desk
+from tests.lease_desk import HOUR, Desk
 from tests.waiting import until
 
 GREEDY, MODEST = "spiffe://prod.example/greedy", "spiffe://prod.example/modest"
@@ -106,6 +108,32 @@ async def test_an_identity_that_is_refused_a_lease_and_asks_in_a_loop_costs_one_
     desk.clock.advance(0.2)
     del desk.mint.fails["mint"]
     await desk.get()
+
+
+async def test_an_identity_gets_no_more_leases_than_one_may_have_until_one_of_them_is_given_back(desk: Desk) -> None:
+    desk.settings = replace(desk.settings, max_per_identity=3)
+    desk.restart()
+    for number in range(3):
+        await desk.get(GREEDY, numbered(number))
+    with pytest.raises(LeaseLimitError, match="max_per_identity") as caught:
+        await desk.get(GREEDY, numbered(3))
+    assert caught.value.retry_after == 30.0
+    assert desk.mint.calls.count("prepare") == 3, "the store is not asked"
+    await desk.get(MODEST, numbered(3))
+    # What it has goes on, and may be replaced.
+    await desk.get(GREEDY, numbered(0))
+    [first, *_] = desk.leases.of(fake_peer(GREEDY))
+    assert (await desk.leases.revoke(first.id, fake_peer(GREEDY))).gone
+    await desk.get(GREEDY, numbered(3))
+
+
+async def test_a_lease_is_replaced_also_for_an_identity_that_has_as_many_as_it_may(desk: Desk) -> None:
+    desk.settings = replace(desk.settings, max_per_identity=1)
+    desk.mint.renewable = False
+    desk.restart()
+    first = await desk.get()
+    desk.clock.advance(HOUR * 0.7)
+    assert (await desk.get()).lease != first.lease
 
 
 async def test_an_identity_in_a_crash_loop_costs_the_store_one_lease(desk: Desk) -> None:
