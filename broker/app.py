@@ -1,7 +1,7 @@
 """The composition root: settings in, a running broker out.
 
 It lists what a broker is made of, and the order in which that begins and ends. Nothing else constructs
-collaborators; which provider and which store stand behind their protocols is said in `implementations.py`.
+collaborators; which provider and which store stand behind their protocols is said in `assembly/implementations.py`.
 """
 
 import asyncio
@@ -11,21 +11,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from broker.agent_side import AgentSide
+from broker.assembly.agent_side import AgentSide
+from broker.assembly.foundation import lay_foundation
+from broker.assembly.listeners import AgentListener, OperationsListener
+from broker.assembly.parts import webhook_verifier
+from broker.assembly.source_side import SourceSide
 from broker.audit.event import AuditEvent, EventKind, Outcome
 from broker.clock import Clock, SystemClock
 from broker.config import Settings
 from broker.config_file import SettingsFile
 from broker.errors import AuditUnavailableError
-from broker.foundation import lay_foundation
 from broker.lifetime import Lifetime
-from broker.listeners import AgentListener, OperationsListener
 from broker.logs import EventLogger, set_level
-from broker.parts import webhook_verifier
 from broker.policy_file import PolicyFile
 from broker.readiness import Dependencies, Readiness
 from broker.reload import Part, PartName, Reloader
-from broker.source_side import SourceSide
 from broker.systemd.activation import AGENTS, OPERATIONS
 from broker.web.operations import build_operations_app
 from broker.web.orders import webhook_route

@@ -2,7 +2,7 @@
 
 Unknown keys are refused, every limit carries its unit in its name, and no field holds a secret: a
 credential is named by the file that holds it. A provider's own section stays raw here; the model that
-belongs to it stands beside the provider, and `implementations.py` brings the two together.
+belongs to it stands beside the provider, and `assembly/implementations.py` brings the two together.
 """
 
 from pathlib import Path

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import broker.source_side
+import broker.assembly.source_side
 import broker.web.routes
 from broker.__main__ import main
 from broker.providers.base import Provider, Reading
@@ -89,9 +89,9 @@ def careless_providers(*arguments: Any) -> dict[str, Provider]:
 
 
 if __name__ == "__main__":
-    answer, build = broker.web.routes.resolution_body, broker.source_side.build_providers
+    answer, build = broker.web.routes.resolution_body, broker.assembly.source_side.build_providers
     broker.web.routes.resolution_body = careless_answer
-    broker.source_side.build_providers = careless_providers
+    broker.assembly.source_side.build_providers = careless_providers
     signal.signal(signal.SIGUSR1, look)
     signal.signal(signal.SIGUSR2, switch_on)
     sys.exit(main())

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from broker.assembly.implementations import open_trail_reader
 from broker.audit.chain import TrailRecord
 from broker.audit.checkpoint import notes_in
 from broker.audit.event import EventKind, Outcome
@@ -20,7 +21,6 @@ from broker.audit.textfile import write_verification
 from broker.audit.verify import VerificationReport, verify
 from broker.errors import MalformedReferenceError, SettingsInvalidError
 from broker.escape import clean
-from broker.implementations import open_trail_reader
 from broker.reference import parse
 
 EXIT_TAMPERED: Final = 1

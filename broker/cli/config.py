@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
+from broker.assembly.implementations import provider_settings
 from broker.config_source import Origin, OriginKind, SettingsSource
-from broker.implementations import provider_settings
 
 # Raised when a field is removed or means something else; new fields don't count.
 JSON_SCHEMA: Final = 1

@@ -9,9 +9,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from broker.assembly.implementations import provider_settings
 from broker.cli.command_page import commands_page
 from broker.config import Settings
-from broker.implementations import provider_settings
 
 HEAD = """\
 # Configuration

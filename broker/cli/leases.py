@@ -12,9 +12,9 @@ from typing import Any
 from broker.agent.client import BrokerClient
 from broker.agent.refusal import say
 from broker.agent.settings import add_client_arguments, client_settings
+from broker.assembly.implementations import open_leases
 from broker.errors import BrokerError
 from broker.escape import clean
-from broker.implementations import open_leases
 from broker.leases.record import LeaseRecord
 
 _EXIT_LEFT = 4

@@ -3,8 +3,8 @@
 import argparse
 import json
 
+from broker.assembly.implementations import known_schema
 from broker.build import build_facts
-from broker.implementations import known_schema
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

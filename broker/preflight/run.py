@@ -10,13 +10,13 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
+from broker.assembly.parts import sealed_file, tls_files, webhook_verifier
 from broker.clock import SystemClock
 from broker.config import Settings
 from broker.config_source import SettingsFaultsError, SettingsSource
 from broker.errors import FetchError, PolicyInvalidError, SettingsInvalidError, SourceUnavailableError
 from broker.finding import Finding, FoundError, Severity
 from broker.metrics import Metrics
-from broker.parts import sealed_file, tls_files, webhook_verifier
 from broker.policy.engine import Policy
 from broker.policy_file import load_policy
 from broker.preflight.places import examine_addresses, examine_state

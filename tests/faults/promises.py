@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from broker.assembly.implementations import open_trail_reader
 from broker.audit.event import EventKind
 from broker.audit.search import Query
 from broker.audit.verify import verify
-from broker.implementations import open_trail_reader
 from tests.faults.agents import Seen
 from tests.faults.asked import Asked, between, count, peak
 from tests.faults.matrix import Measured

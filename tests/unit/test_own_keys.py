@@ -2,9 +2,9 @@
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from broker.assembly.own_keys import OwnKeys
 from broker.audit.checkpoint import CheckpointKey
 from broker.audit.fingerprint import Fingerprinter
-from broker.own_keys import OwnKeys
 from broker.tokens import SigningKey
 
 

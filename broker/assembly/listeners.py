@@ -8,10 +8,10 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from broker.assembly.foundation import Foundation
 from broker.audit.event import AuditEvent, EventKind, Outcome
 from broker.descriptors import connections_within_limit
 from broker.errors import AuditUnavailableError
-from broker.foundation import Foundation
 from broker.lifetime import Lifetime
 from broker.web.drain import Drain
 from broker.web.http_connection import HttpConnections

@@ -7,13 +7,13 @@ from aiohttp.typedefs import Middleware
 
 from broker.administration import Administration
 from broker.admission import Admission
+from broker.assembly.foundation import Foundation
+from broker.assembly.source_side import SourceSide
 from broker.changes import ChangeFeed
-from broker.foundation import Foundation
 from broker.issue import IssueToken
 from broker.lease_orders import OrderLeases
 from broker.orders import OrderCache
 from broker.resolve import ResolveReferences
-from broker.source_side import SourceSide
 from broker.throttle import Throttle
 from broker.tokens import TokenVerifier, public_jwks
 from broker.watch import WatchLimits, WatchReferences

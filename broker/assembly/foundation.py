@@ -5,15 +5,15 @@ from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry
 
+from broker.assembly.implementations import trail_store
+from broker.assembly.own_keys import OwnKeys
+from broker.assembly.parts import private_directory, tls_files, tracing_of
 from broker.audit.checkpoint import CheckpointKey
 from broker.audit.event import EventSink
 from broker.audit.trail import Trail
 from broker.clock import Clock
 from broker.config import Settings
-from broker.implementations import trail_store
 from broker.metrics import Metrics
-from broker.own_keys import OwnKeys
-from broker.parts import private_directory, tls_files, tracing_of
 from broker.policy.current import CurrentPolicy
 from broker.policy_file import load_policy
 from broker.tracing import Tracing

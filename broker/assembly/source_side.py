@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 
+from broker.assembly.foundation import Foundation
+from broker.assembly.implementations import build_providers, state_store
+from broker.assembly.parts import sealed_file
 from broker.cache import Cache
 from broker.changes import Comparable
 from broker.config import Settings
 from broker.fair_queue import FairQueue, FairQueues
-from broker.foundation import Foundation
 from broker.grammar import VAULT
-from broker.implementations import build_providers, state_store
 from broker.leases.book import LeaseSettings
 from broker.leases.leases import Leases
 from broker.lifetime import Lifetime
 from broker.memory_limit import MemoryLimit
-from broker.parts import sealed_file
 from broker.providers.base import Leasing, ProviderTools
 from broker.sealing import Sealing
 from broker.sources import Sources
