@@ -6,6 +6,7 @@ from typing import Final, Protocol
 from broker.clock import Clock
 from broker.errors import NotAdministratorError, OrderRateError
 from broker.identity import PeerIdentity
+from broker.token_bucket import TokenBucket
 
 _BURST: Final = 20.0
 _PER_SECOND: Final = 1.0
@@ -41,31 +42,17 @@ class PolicySource(Protocol):
         ...
 
 
-class _Allowance:
-    """Allow a burst, and after it so many a second."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._level, self._at = _BURST, clock.monotonic()
-
-    def take(self) -> None:
-        """Use one up. Raises: OrderRateError."""
-        now = self._clock.monotonic()
-        self._level, self._at = min(_BURST, self._level + (now - self._at) * _PER_SECOND), now
-        if self._level < 1:
-            message = f"more than {_BURST:g} orders at once, and {_PER_SECOND:g} a second after that; put them together"
-            raise OrderRateError(message, retry_after=(1 - self._level) / _PER_SECOND)
-        self._level -= 1
-
-
 class Administration:
     """Let administrators give orders, all together as many as one person or one script needs."""
 
     def __init__(self, *, policy: PolicySource, clock: Clock) -> None:
         """Ask the policy in force each time."""
         self._policy = policy
-        # What is refused has an allowance of its own, so that nobody shuts those out who may give orders.
-        self._good, self._bad = _Allowance(clock), _Allowance(clock)
+        self._clock = clock
+        # What is refused has a bucket of its own, so that nobody shuts those out who may give orders.
+        self._good, self._bad = (
+            TokenBucket.full(burst=_BURST, per_second=_PER_SECOND, now=clock.monotonic()) for _ in range(2)
+        )
 
     def require(self, peer: PeerIdentity) -> str:
         """Return the environment of `peer`, who may give orders. Raises: NotAdministratorError."""
@@ -77,8 +64,14 @@ class Administration:
 
     def count(self) -> None:
         """Count an order. Raises: OrderRateError: Too many came lately."""
-        self._good.take()
+        self._take(self._good)
 
     def count_refused(self) -> None:
         """Count a refusal. Raises: OrderRateError: Too many were refused lately."""
-        self._bad.take()
+        self._take(self._bad)
+
+    def _take(self, bucket: TokenBucket) -> None:
+        wait = bucket.take(self._clock.monotonic())
+        if wait:
+            message = f"more than {_BURST:g} orders at once, and {_PER_SECOND:g} a second after that; put them together"
+            raise OrderRateError(message, retry_after=wait)

@@ -6,6 +6,7 @@ from typing import Final
 
 from broker.clock import Clock
 from broker.errors import ThrottledError
+from broker.token_bucket import TokenBucket
 
 # Refusals of one identity are put on record once in this time, so that they can't flood the trail.
 RECORD_SECONDS: Final = 60.0
@@ -13,9 +14,8 @@ _MAX_IDENTITIES: Final = 100_000
 
 
 @dataclass(slots=True)
-class _Bucket:
-    level: float
-    at: float
+class _Asker:
+    bucket: TokenBucket
     recorded: float = float("-inf")
 
 
@@ -27,7 +27,7 @@ class Throttle:
         self._clock = clock
         self._per_second = per_second
         self._burst = max(1, burst)
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._askers: OrderedDict[str, _Asker] = OrderedDict()
 
     def take(self, identity: str) -> None:
         """Return when `identity` may ask now.
@@ -39,20 +39,19 @@ class Throttle:
         if self._per_second <= 0:
             return
         now = self._clock.monotonic()
-        bucket = self._buckets.get(identity)
-        if bucket is None:
-            bucket = self._buckets[identity] = _Bucket(self._burst, now)
-            if len(self._buckets) > _MAX_IDENTITIES:
+        asker = self._askers.get(identity)
+        if asker is None:
+            bucket = TokenBucket.full(burst=self._burst, per_second=self._per_second, now=now)
+            asker = self._askers[identity] = _Asker(bucket)
+            if len(self._askers) > _MAX_IDENTITIES:
                 # Who has not asked for longest has a full bucket again, or gets one.
-                self._buckets.popitem(last=False)
-        self._buckets.move_to_end(identity)
-        bucket.level = min(self._burst, bucket.level + (now - bucket.at) * self._per_second)
-        bucket.at = now
-        if bucket.level >= 1:
-            bucket.level -= 1
+                self._askers.popitem(last=False)
+        self._askers.move_to_end(identity)
+        wait = asker.bucket.take(now)
+        if not wait:
             return
-        is_news = now - bucket.recorded >= RECORD_SECONDS
+        is_news = now - asker.recorded >= RECORD_SECONDS
         if is_news:
-            bucket.recorded = now
+            asker.recorded = now
         message = "this identity asks too often; wait as long as Retry-After says, and keep what you were given"
-        raise ThrottledError(message, retry_after=(1 - bucket.level) / self._per_second, is_news=is_news)
+        raise ThrottledError(message, retry_after=wait, is_news=is_news)

@@ -47,4 +47,4 @@ def test_identities_are_forgotten_when_there_are_too_many(monkeypatch: pytest.Mo
     throttle = Throttle(clock=FakeClock(), per_second=1, burst=1)
     for number in range(100):
         throttle.take(str(number))
-    assert len(throttle._buckets) == 10
+    assert len(throttle._askers) == 10
