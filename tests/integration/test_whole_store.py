@@ -3,9 +3,10 @@
 import http.server
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from broker.cli.child import free_port
 from broker.cli.sandbox import Sandbox, sandbox
 from broker.cli.sandbox_store import store_request
+from broker.pki import issue_certificate
+from tests.mounting import needs_mount
 from tests.running import RunningBroker, serving
 from tests.vaults import private
 from tests.waiting import wait_until
@@ -67,16 +70,41 @@ class Server(socketserver.ThreadingTCPServer):
     block_on_close = False
 
 
+class TlsServer(Server):
+    """Speaks TLS to whoever connects; the handshake is made by the thread that reads first."""
+
+    context: ssl.SSLContext
+    accepted: list[ssl.SSLSocket]
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        plain, address = super().get_request()
+        connection = self.context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+        self.accepted.append(connection)
+        return connection, address
+
+    def reset(self) -> None:
+        """End every connection, so that whoever wants something has to look for the store anew."""
+        for connection in self.accepted:
+            with suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
 @contextmanager
-def at_the_stores_address(port: int, handler: type[socketserver.BaseRequestHandler]) -> Iterator[None]:
-    with Server(("127.0.0.1", port), handler) as server:
+def at_the_stores_address(
+    port: int, handler: type[socketserver.BaseRequestHandler], *, kind: type[Server] = Server
+) -> Iterator[Any]:
+    with kind(("127.0.0.1", port), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
-            yield
+            yield server
         finally:
             server.shutdown()
             thread.join()
+
+
+def to_the_store(place: Sandbox) -> type[Forwarding]:
+    return type("ToTheStore", (Forwarding,), {"store_port": int(place.store_address.rpartition(":")[2])})
 
 
 def store_state(broker: RunningBroker) -> dict[str, Any]:
@@ -129,9 +157,46 @@ def test_a_store_that_is_absent_and_then_something_else_makes_not_ready_until_it
             with at_the_stores_address(port, Html):
                 runs_without_its_store(broker, said="not what Vault or OpenBao says")
                 assert "Please log in" not in broker.operations("/readyz").body.decode() + broker.log
-            handler = type("ToTheStore", (Forwarding,), {"store_port": int(place.store_address.rpartition(":")[2])})
-            with at_the_stores_address(port, handler):
+            with at_the_stores_address(port, to_the_store(place)):
                 heals(broker)
+            assert broker.terminate() == 0
+
+
+# Names of its own for one process and its children: a look-up that `hosts` does not answer finds no server to ask.
+OWN_NAMES = 'mount --bind "$1" /etc/hosts && mount --bind "$2" /etc/resolv.conf && shift 2 && exec "$@"'
+NOBODY = "127.0.0.1 localhost\n"
+
+
+@contextmanager
+def named_store(place: Sandbox) -> Iterator[TlsServer]:
+    """Let the broker look for its store, which speaks TLS, by the name `store.test`."""
+    pki = place.directory / "pki"
+    issue_certificate(pki, name="store", usage="server", dns=("store.test",), days=1)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pki / "store.crt", pki / "store.key")
+    port = free_port()
+    named = f"https://store.test:{port}\n    ca_file: {place.authority}\n    dns_seconds: 0.01"
+    place.settings_file.write_text(place.settings_file.read_text().replace(place.store_address, named))
+    kind = type("Named", (TlsServer,), {"context": context, "accepted": []})
+    with at_the_stores_address(port, to_the_store(place), kind=kind) as server:
+        yield server
+
+
+@needs_mount
+def test_without_dns_the_broker_runs_says_so_and_heals_when_the_name_is_known() -> None:
+    with sandbox(fresh_for="5m") as place, named_store(place) as store:
+        hosts, servers = place.directory / "hosts", place.directory / "resolv.conf"
+        hosts.write_text(NOBODY)
+        servers.write_text("nameserver 127.0.0.1\noptions attempts:1 timeout:1\n")
+        wrapper = ("unshare", "--mount", "sh", "-c", OWN_NAMES, "sh", str(hosts), str(servers))
+        with serving(place, wrapper=wrapper, path="/livez") as broker:
+            runs_without_its_store(broker, said="the store's name can't be resolved")
+            hosts.write_text(f"{NOBODY}127.0.0.1 store.test\n")
+            heals(broker)
+            hosts.write_text(NOBODY)
+            store.reset()
+            # Its last addresses go on to serve, for connections that have to be made anew.
+            wait_until(lambda: broker.resolve(FIRST).status == 200)
             assert broker.terminate() == 0
 
 
