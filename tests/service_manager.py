@@ -60,6 +60,11 @@ class NotifySocket:
         self.told.append(message)
         return message
 
+    def take_all(self) -> None:
+        """Take what has been said, as systemd does at once: the socket holds a few messages, and then no more."""
+        while self.next(seconds=0.001) is not None:
+            pass
+
 
 @contextmanager
 def notify_socket(path: Path | None = None) -> Iterator[NotifySocket]:
@@ -94,8 +99,7 @@ class Supervisor:
         """Start a broker with everything that systemd would give it; `before` is a command that executes it."""
         self.starts += 1
         # The last words of one broker are none of the next one's.
-        while self.notify.next(seconds=0.001) is not None:
-            pass
+        self.notify.take_all()
         descriptors = [sock.fileno() for sock in self.sockets.values()]
         command = [sys.executable, "-m", "broker", "serve", "--config", str(self.place.settings_file), *options]
         variables = {
