@@ -14,7 +14,7 @@ import pytest
 from broker.cli.child import free_port
 from broker.cli.sandbox import Sandbox, sandbox
 from broker.cli.sandbox_store import store_request
-from broker.pki import issue_certificate
+from broker.pki.authority import issue_certificate
 from tests.mounting import needs_mount
 from tests.running import RunningBroker, serving
 from tests.vaults import private
