@@ -13,6 +13,7 @@ from broker.providers.vault.adapter import make_client
 from broker.providers.vault.answers import BAD_REQUEST, FORBIDDEN, StoreAnswerError, bad_answer, unavailable
 from broker.providers.vault.certificates import Certificate
 from broker.providers.vault.engines import EngineCall
+from broker.providers.vault.lease_ends import LeaseEnds
 from broker.providers.vault.login import StoreLogin
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.transport import StoreTransport
@@ -34,9 +35,7 @@ class StoreLeases:
         self._settings = settings
         self._login = login
         self._transport = transport
-        self._clock = clock
-        # By handle: the end of the broker's token that a lease without a parent of its own was minted with.
-        self._ends: dict[str, Callable[[], float]] = {}
+        self._ends = LeaseEnds(clock=clock)
 
     async def prepare(self) -> Parent:
         """Return a token that one lease shall hang on, or an empty parent where the settings name no role for it.
@@ -102,8 +101,8 @@ class StoreLeases:
         if not handle:
             return None
         if not parent.accessor:
-            end = self._ends[handle] = self._login.end_of_token()
-            return Lease(handle=handle, seconds=min(seconds, self._left(end)), renewable=renewable)
+            seconds = self._ends.begin(handle, self._login.end_of_token(), seconds=seconds)
+            return Lease(handle=handle, seconds=seconds, renewable=renewable)
         try:
             seconds = min(seconds, await self._extend(parent.accessor, seconds))
         except (FetchError, StoreAnswerError):
@@ -130,13 +129,12 @@ class StoreLeases:
             raise SourceUnavailableError(message, retry_after=min(given / 3, 30.0)) from None
         except (KeyError, TypeError, ValueError):
             raise bad_answer() from None
-        end = self._ends.get(grip.handle)
-        left = parent if end is None else self._left(end)
-        return Extension(min(given, left), capped=given < seconds - _ROUNDING_SECONDS)
+        lives = min(self._ends.extend(grip.handle, seconds=given), parent)
+        return Extension(lives, capped=given < seconds - _ROUNDING_SECONDS)
 
     async def revoke(self, grip: Grip) -> None:
         """Return when lease and parent are gone. Raises: as `Leasing.revoke`."""
-        self._ends.pop(grip.handle, None)
+        self._ends.forget(grip.handle)
         certificate = Certificate.held(grip.handle)
         if certificate is not None:
             await certificate.revoke(self._call)
@@ -176,7 +174,7 @@ class StoreLeases:
         except (KeyError, TypeError, ValueError):
             raise bad_answer() from None
         if left <= 0:
-            self._ends.pop(grip.handle, None)
+            self._ends.forget(grip.handle)
             message = "the lease is gone"
             raise SecretMissingError(message, part=MissingPart.DELETED)
         return left
@@ -191,9 +189,6 @@ class StoreLeases:
             return float(document["auth"]["lease_duration"])
         except (KeyError, TypeError, ValueError):
             raise bad_answer() from None
-
-    def _left(self, end: Callable[[], float]) -> float:
-        return max(0.0, end() - self._clock.monotonic())
 
     async def _call(self, ask: Callable[[Any], Awaitable[Any]]) -> dict[str, Any]:
         return _document(await self._login.call(ask))
