@@ -39,6 +39,7 @@ class RequestSeries:
         self._requests_by = Children(self._requests)
         self._request_seconds_by = Children(self._request_seconds)
         self._references_by = Children(self._references)
+        self._fetch_seconds_by = Children(self._fetch_seconds)
 
     def expect_requests(self, *, routes: Iterable[str], schemes: Iterable[str]) -> None:
         """Let the counters of these routes and schemes begin at 0."""
@@ -62,4 +63,4 @@ class RequestSeries:
 
     def fetched(self, *, provider: str, seconds: float) -> None:
         """Observe one read of a source."""
-        self._fetch_seconds.labels(provider).observe(seconds)
+        self._fetch_seconds_by.of(provider).observe(seconds)

@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from broker.series.base import BUCKETS, begin
+from broker.series.base import BUCKETS, Children, begin
 
 _ALARMS: Final = ("certificate", "pin", "files", "wrapping_token_used", "wrapping_token_of_another_path")
 _LEASE_EVENTS: Final = (
@@ -36,6 +36,8 @@ class UpstreamSeries:
             buckets=BUCKETS,
             registry=registry,
         )
+        self._upstream_by = Children(self._upstream)
+        self._upstream_seconds_by = Children(self._upstream_seconds)
         self._breaker = Gauge(
             "broker_upstream_breaker_open",
             "1 while a back end is taken to be away and only probed.",
@@ -68,8 +70,8 @@ class UpstreamSeries:
 
     def upstream_request(self, *, provider: str, operation: str, outcome: str, seconds: float) -> None:
         """Count one request to a back end."""
-        self._upstream.labels(provider, operation, outcome).inc()
-        self._upstream_seconds.labels(provider).observe(seconds)
+        self._upstream_by.of(provider, operation, outcome).inc()
+        self._upstream_seconds_by.of(provider).observe(seconds)
 
     def upstream_breaker(self, *, provider: str, is_open: bool, places: int) -> None:
         """State whether a back end is taken to be away and only probed, and how many places in it are shut."""
