@@ -13,7 +13,7 @@ from broker.key_file import read_private
 from broker.web.listener import bind
 
 _KEYS: Final = ("token.key", "checkpoint.key", "fingerprint.key")
-_DATABASE: Final = "audit.db"
+_DATABASES: Final = ("audit.db", "state.db")
 _MEBIBYTE: Final = 1024 * 1024
 _NEEDED_BYTES: Final = 16 * _MEBIBYTE
 _WANTED_BYTES: Final = 256 * _MEBIBYTE
@@ -74,11 +74,19 @@ def _examine_contents(directory: Path) -> Iterator[Finding]:
                 read_private(key)
             except FoundError as error:
                 yield error.finding
-    database = directory / _DATABASE
-    if database.exists() and not os.access(database, os.R_OK | os.W_OK):
+    for database in (directory / name for name in _DATABASES):
+        if database.exists():
+            yield from _examine_database(database)
+
+
+def _examine_database(database: Path) -> Iterator[Finding]:
+    where, mode = str(database), stat.S_IMODE(database.stat().st_mode)
+    if mode & 0o077:
+        why = f"mode {mode:04o} lets others at it"
+        yield Finding(code="state_open", where=where, why=why, fix=f"run: chmod 600 {database}")
+    if not os.access(database, os.R_OK | os.W_OK):
         why = "the broker's user may not write to it"
-        fix = f"run: chown {os.geteuid()} {database}"
-        yield Finding(code="state_not_writable", where=str(database), why=why, fix=fix)
+        yield Finding(code="state_not_writable", where=where, why=why, fix=f"run: chown {os.geteuid()} {database}")
 
 
 def _nearest(directory: Path) -> Path:

@@ -295,6 +295,17 @@ def test_a_state_directory_that_is_there_and_good_is_fine(place: Place, capsys: 
     assert place.check(capsys) == (3, {"key_open": "error"})
 
 
+@pytest.mark.parametrize("name", ["audit.db", "state.db"])
+def test_a_database_that_is_open_to_others_is_found(
+    place: Place, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    database = state(place, 0o700) / name
+    place.write(f"state/{name}", "")
+    assert place.check(capsys) == (0, {})
+    database.chmod(0o640)
+    assert place.check(capsys) == (3, {"state_open": "error"})
+
+
 def test_a_state_directory_on_a_read_only_file_system_is_found(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
