@@ -21,6 +21,10 @@ from broker.__main__ import main
 from broker.cli.child import Process, process, wait_for
 from broker.cli.sandbox import Sandbox, sandbox
 
+# What the shipper of a sandbox may read.
+API_KEY = "vault:secret/logflux#api_key"
+PAT = "env:LOGFLUX_PAT"
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -38,6 +42,19 @@ class RunningBroker:
     place: Sandbox
     child: Process
 
+    def context(self, agent: str | None = "shipper") -> ssl.SSLContext:
+        """Return what a connection of `agent` needs; None: of somebody without a certificate."""
+        context = ssl.create_default_context(cafile=str(self.place.authority))
+        if agent is not None:
+            context.load_cert_chain(*self.place.certificate(agent))
+        return context
+
+    def connection(self, agent: str | None = "shipper", *, seconds: float = 20.0) -> http.client.HTTPSConnection:
+        """Return a connection of `agent` that is not open yet."""
+        return http.client.HTTPSConnection(
+            "127.0.0.1", self.place.agent_port, context=self.context(agent), timeout=seconds
+        )
+
     def post(
         self, path: str, body: bytes | str, *, agent: str | None = "shipper", headers: dict[str, str] | None = None
     ) -> Answer:
@@ -54,10 +71,7 @@ class RunningBroker:
         headers: dict[str, str],
         agent: str | None = "shipper",
     ) -> Answer:
-        context = ssl.create_default_context(cafile=str(self.place.authority))
-        if agent is not None:
-            context.load_cert_chain(*self.place.certificate(agent))
-        connection = http.client.HTTPSConnection("127.0.0.1", self.place.agent_port, context=context, timeout=20)
+        connection = self.connection(agent)
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()

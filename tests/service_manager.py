@@ -13,8 +13,10 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from broker.cli.child import Process, process
-from broker.cli.sandbox import Sandbox
+from broker.cli.sandbox import Sandbox, sandbox
 from broker.web.listener import bind
 from tests.running import RunningBroker, verb
 from tests.waiting import wait_until
@@ -130,6 +132,20 @@ def supervisor(place: Sandbox, *, hand_over: bool = True) -> Iterator[Supervisor
         ports = {"agents": place.agent_port, "operations": place.operations_port} if hand_over else {}
         sockets = {name: stack.enter_context(bind("127.0.0.1", port)) for name, port in ports.items()}
         yield Supervisor(place, notify, sockets)
+
+
+@pytest.fixture(scope="module", name="place")
+def surroundings() -> Iterator[Sandbox]:
+    """Make what brokers of one file of tests need, one after the other."""
+    with sandbox(fresh_for="5m") as it:
+        yield it
+
+
+@pytest.fixture(name="manager")
+def manager_of_place(place: Sandbox) -> Iterator[Supervisor]:
+    """Own the sockets of `place`, and run its brokers."""
+    with supervisor(place) as it:
+        yield it
 
 
 def events(place: Sandbox, kind: str) -> int:

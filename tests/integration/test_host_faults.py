@@ -5,19 +5,17 @@ import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
-from broker.cli.sandbox import Sandbox, sandbox
+from broker.cli.sandbox import Sandbox
 from tests.mounting import needs_mount
-from tests.running import RunningBroker
+from tests.running import API_KEY, PAT, RunningBroker
 from tests.service_manager import (
     Agent,
     Supervisor,
@@ -26,21 +24,6 @@ from tests.service_manager import (
     events,
     supervisor,
 )
-
-API_KEY = "vault:secret/logflux#api_key"
-PAT = "env:LOGFLUX_PAT"
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Sandbox]:
-    with sandbox(fresh_for="5m") as it:
-        yield it
-
-
-@pytest.fixture
-def manager(place: Sandbox) -> Iterator[Supervisor]:
-    with supervisor(place) as it:
-        yield it
 
 
 def test_sigterm_during_the_start_ends_it_in_order(manager: Supervisor, place: Sandbox) -> None:
@@ -154,7 +137,7 @@ def test_used_up_descriptors_let_new_connections_wait_and_fail_none_in_progress(
         manager.notify.wait_for("READY=1")
         broker = RunningBroker(place, child)
         assert '"allowed":32,"reason":"the limit of 224 open files' in broker.log
-        kept = stack.enter_context(closing(connection_to(place)))
+        kept = stack.enter_context(closing(broker.connection()))
         assert statuses(kept, PAT) == ["ok"]
         # More than there are descriptors. Those that get in keep their places; the rest waits in the kernel.
         flood = stack.enter_context(ExitStack())
@@ -181,7 +164,7 @@ def test_a_flood_of_the_operations_listener_takes_nothing_that_requests_need(
     with manager.broker(before=("prlimit", "--nofile=224:224")) as child, ExitStack() as stack:
         manager.notify.wait_for("READY=1")
         broker = RunningBroker(place, child)
-        kept = stack.enter_context(closing(connection_to(place)))
+        kept = stack.enter_context(closing(broker.connection()))
         flood = stack.enter_context(ExitStack())
         for _ in range(300):
             flood.enter_context(socket.create_connection(("127.0.0.1", place.operations_port)))
@@ -192,12 +175,6 @@ def test_a_flood_of_the_operations_listener_takes_nothing_that_requests_need(
         assert broker.operations("/readyz").status == 200
         assert "accept_failed" not in broker.log
         assert manager.stop(child) == 0
-
-
-def connection_to(place: Sandbox) -> http.client.HTTPSConnection:
-    context = ssl.create_default_context(cafile=str(place.authority))
-    context.load_cert_chain(*place.certificate("shipper"))
-    return http.client.HTTPSConnection("127.0.0.1", place.agent_port, context=context, timeout=20)
 
 
 def statuses(connection: http.client.HTTPSConnection, *references: str) -> list[str]:

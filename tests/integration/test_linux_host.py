@@ -5,14 +5,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from broker.cli.child import process
 from broker.cli.sandbox import Sandbox, sandbox
-from tests.running import RunningBroker
+from tests.running import API_KEY, PAT, RunningBroker
 from tests.service_manager import (
     Agent,
     NotifySocket,
@@ -22,21 +21,6 @@ from tests.service_manager import (
     supervisor,
 )
 from tests.waiting import wait_until
-
-API_KEY = "vault:secret/logflux#api_key"
-PAT = "env:LOGFLUX_PAT"
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Sandbox]:
-    with sandbox(fresh_for="5m") as it:
-        yield it
-
-
-@pytest.fixture
-def manager(place: Sandbox) -> Iterator[Supervisor]:
-    with supervisor(place) as it:
-        yield it
 
 
 @pytest.mark.parametrize("options", [(), ("--uvloop",)], ids=["asyncio", "uvloop"])

@@ -2,7 +2,6 @@
 
 import json
 import socket
-import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,12 +29,9 @@ def requests(broker: RunningBroker) -> list[dict[str, Any]]:
 
 
 def raw(broker: RunningBroker, head: bytes) -> None:
-    context = ssl.create_default_context(cafile=str(broker.place.authority))
-    context.load_cert_chain(*broker.place.certificate("shipper"))
-
     with (
         socket.create_connection(("127.0.0.1", broker.place.agent_port), timeout=10) as plain,
-        context.wrap_socket(plain, server_hostname="127.0.0.1") as tls,
+        broker.context().wrap_socket(plain, server_hostname="127.0.0.1") as tls,
     ):
         tls.sendall(head)
         while tls.recv(65_536):

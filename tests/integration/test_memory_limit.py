@@ -1,9 +1,7 @@
 """A broker in a control group with a real memory limit: its cache gives way, and it is not killed."""
 
-import http.client
 import itertools
 import json
-import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -33,9 +31,7 @@ def mount_values(place: Sandbox) -> list[str]:
 
 def ask(broker: RunningBroker, references: Iterator[tuple[int, str]]) -> list[int]:
     """Ask for one after the other on one connection; return the numbers of those that were answered wrongly."""
-    context = ssl.create_default_context(cafile=str(broker.place.authority))
-    context.load_cert_chain(*broker.place.certificate("shipper"))
-    connection = http.client.HTTPSConnection("127.0.0.1", broker.place.agent_port, context=context, timeout=60)
+    connection = broker.connection(seconds=60.0)
     wrong = []
     for number, reference in references:
         body = json.dumps({"references": [reference]})

@@ -29,12 +29,6 @@ def broker() -> Iterator[RunningBroker]:
             yield running
 
 
-def connect(broker: RunningBroker, agent: str = "shipper") -> http.client.HTTPSConnection:
-    context = ssl.create_default_context(cafile=str(broker.place.authority))
-    context.load_cert_chain(*broker.place.certificate(agent))
-    return http.client.HTTPSConnection("127.0.0.1", broker.place.agent_port, context=context, timeout=20)
-
-
 def ask(connection: http.client.HTTPSConnection) -> int:
     body = json.dumps({"references": [ENV]})
     connection.request("POST", "/v1/resolve", body, {"Content-Type": "application/json"})
@@ -44,12 +38,12 @@ def ask(connection: http.client.HTTPSConnection) -> int:
 
 
 def visit(broker: RunningBroker, agent: str = "shipper") -> int:
-    with closing(connect(broker, agent)) as connection:
+    with closing(broker.connection(agent)) as connection:
         return ask(connection)
 
 
 def shown(broker: RunningBroker) -> bytes:
-    connection = connect(broker)
+    connection = broker.connection()
     try:
         connection.connect()
         return connection.sock.getpeercert(binary_form=True) or b""
@@ -72,7 +66,7 @@ def test_a_storm_of_a_thousand_signals_costs_a_few_reloads_and_the_new_certifica
     broker: RunningBroker,
 ) -> None:
     pki = broker.place.directory / "pki"
-    connection = connect(broker)
+    connection = broker.connection()
     assert ask(connection) == 200
     before = shown(broker)
     read = 'broker_configuration_reloads_total{outcome="accepted",part="certificate"}'
@@ -94,7 +88,7 @@ def test_a_storm_of_a_thousand_signals_costs_a_few_reloads_and_the_new_certifica
 def test_a_revoked_agent_is_refused_on_its_open_connection(broker: RunningBroker) -> None:
     pki = broker.place.directory / "pki"
     assert main(["pki", "issue", "leaver", "--dir", str(pki), "--agent", "--spiffe", SHIPPER, "--days", "1"]) == 0
-    leaver, shipper = connect(broker, "leaver"), connect(broker)
+    leaver, shipper = broker.connection("leaver"), broker.connection()
     assert ask(leaver) == ask(shipper) == 200
     assert main(["pki", "revoke", "--dir", str(pki), str(pki / "leaver.crt")]) == 0
     # Without a signal: the broker sees the new file by itself.

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,9 +23,7 @@ def broker() -> Iterator[RunningBroker]:
 
 @contextmanager
 def watching(broker: RunningBroker, **members: Any) -> Iterator[http.client.HTTPResponse]:
-    context = ssl.create_default_context(cafile=str(broker.place.authority))
-    context.load_cert_chain(*broker.place.certificate("shipper"))
-    connection = http.client.HTTPSConnection("127.0.0.1", broker.place.agent_port, context=context, timeout=30)
+    connection = broker.connection(seconds=30.0)
     body = json.dumps({"references": [API_KEY], **members})
     connection.request("POST", "/v1/watch", body, {"Content-Type": "application/json"})
     try:

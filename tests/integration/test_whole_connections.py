@@ -32,12 +32,6 @@ def broker() -> Iterator[RunningBroker]:
             yield it
 
 
-def agent_context(broker: RunningBroker) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(broker.place.authority))
-    context.load_cert_chain(*broker.place.certificate("shipper"))
-    return context
-
-
 def connect(broker: RunningBroker, context: ssl.SSLContext) -> ssl.SSLSocket:
     plain = socket.create_connection(("127.0.0.1", broker.place.agent_port), timeout=20)
     try:
@@ -70,7 +64,7 @@ def measured(broker: RunningBroker, wanted: str) -> float:
 
 def every_place_is_free(broker: RunningBroker) -> bool:
     """Tell whether as many connections as there are places can be open and used at once."""
-    context = agent_context(broker)
+    context = broker.context()
     with ExitStack() as stack:
         for _ in range(PLACES):
             stack.enter_context(closing(connect(broker, context)))
@@ -80,14 +74,14 @@ def every_place_is_free(broker: RunningBroker) -> bool:
 def test_the_number_of_open_connections_follows_those_that_end(broker: RunningBroker) -> None:
     with ExitStack() as stack:
         for _ in range(PLACES):
-            stack.enter_context(closing(connect(broker, agent_context(broker))))
+            stack.enter_context(closing(connect(broker, broker.context())))
         wait_until(lambda: measured(broker, "broker_connections ") == PLACES)
     wait_until(lambda: measured(broker, "broker_connections ") == 0)
 
 
 def test_clients_that_vanish_during_the_body_give_their_places_back(broker: RunningBroker) -> None:
     for _ in range(2 * PLACES):
-        connection = connect(broker, agent_context(broker))
+        connection = connect(broker, broker.context())
         connection.sendall(HEAD + str(len(BODY)).encode() + b"\r\n\r\n" + BODY[:10])
         vanish(connection)
     assert every_place_is_free(broker)
@@ -97,7 +91,7 @@ def test_clients_that_vanish_during_the_body_give_their_places_back(broker: Runn
 def test_what_clients_asked_that_vanish_before_the_answer_is_on_record(broker: RunningBroker) -> None:
     before = len(recorded(broker, "resolve"))
     for _ in range(2 * PLACES):
-        connection = connect(broker, agent_context(broker))
+        connection = connect(broker, broker.context())
         connection.sendall(HEAD + str(len(BODY)).encode() + b"\r\n\r\n" + BODY)
         vanish(connection)
     # The broker may see the reset before the request; whichever it was, nothing hangs and nothing is half.
@@ -108,7 +102,7 @@ def test_what_clients_asked_that_vanish_before_the_answer_is_on_record(broker: R
 
 
 def test_an_answer_that_nobody_takes_gives_its_place_back(broker: RunningBroker) -> None:
-    with closing(connect(broker, agent_context(broker))) as connection:
+    with closing(connect(broker, broker.context())) as connection:
         connection.sendall(HEAD + str(len(BODY)).encode() + b"\r\n\r\n" + BODY)
         connection.shutdown(socket.SHUT_WR)
     assert every_place_is_free(broker)
@@ -118,7 +112,7 @@ CBC_ONLY = "ECDHE-ECDSA-AES128-SHA256"
 
 
 def speak(broker: RunningBroker, *, version: ssl.TLSVersion, suites: str | None = None) -> None:
-    context = agent_context(broker)
+    context = broker.context()
     context.minimum_version = context.maximum_version = version
     if suites:
         context.set_ciphers(suites)

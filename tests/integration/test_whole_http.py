@@ -2,7 +2,6 @@
 
 import json
 import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -96,9 +95,7 @@ def connect(broker: RunningBroker, listener: str) -> socket.socket:
     plain = socket.create_connection(("127.0.0.1", port), timeout=30)
     if listener == "operations":
         return plain
-    context = ssl.create_default_context(cafile=str(place.authority))
-    context.load_cert_chain(*place.certificate("shipper"))
-    return context.wrap_socket(plain, server_hostname="127.0.0.1")
+    return broker.context().wrap_socket(plain, server_hostname="127.0.0.1")
 
 
 def exchange(broker: RunningBroker, listener: str, raw: bytes) -> Raw:

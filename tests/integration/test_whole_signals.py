@@ -3,7 +3,6 @@
 import http.client
 import json
 import signal
-import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +20,9 @@ AGENTS = 12
 @contextmanager
 def half_sent(broker: RunningBroker, count: int) -> Iterator[list[http.client.HTTPSConnection]]:
     """Open `count` connections whose request has a head and half a body: in flight, and known to be."""
-    context = ssl.create_default_context(cafile=str(broker.place.authority))
-    context.load_cert_chain(*broker.place.certificate("shipper"))
     opened = []
     for _ in range(count):
-        connection = http.client.HTTPSConnection("127.0.0.1", broker.place.agent_port, context=context, timeout=20)
+        connection = broker.connection()
         connection.putrequest("POST", "/v1/resolve")
         connection.putheader("Content-Type", "application/json")
         connection.putheader("Content-Length", str(len(BODY)))
