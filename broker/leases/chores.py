@@ -120,6 +120,6 @@ class Chores:
 
 
 def _pause(attempts: int) -> float:
-    """Return the seconds before the next attempt: a growing bound, with jitter."""
+    """Return the seconds before the next attempt: a random part of a bound that doubles."""
     bound = min(_LONGEST_RETRY_SECONDS, 2.0 ** min(attempts, 30))
-    return random.uniform(bound / 2, bound)  # noqa: S311  A pause is no secret.
+    return random.uniform(0, bound)  # noqa: S311  A pause is no secret.

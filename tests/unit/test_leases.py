@@ -117,7 +117,10 @@ async def test_a_lease_that_nobody_asks_for_ends_by_itself(desk: Desk) -> None:
     assert desk.count("ended") == 1
 
 
-async def test_one_that_can_live_no_longer_is_replaced_with_an_overlap(desk: Desk) -> None:
+@pytest.mark.parametrize("overlap", [60.0, 600.0])
+async def test_one_that_can_live_no_longer_is_replaced_with_an_overlap(desk: Desk, overlap: float) -> None:
+    desk.settings = replace(desk.settings, overlap_seconds=overlap)
+    desk.restart()
     desk.mint.max_seconds = 1.5 * HOUR
     await desk.get()
     await desk.work(HOUR * 0.67)
@@ -131,7 +134,9 @@ async def test_one_that_can_live_no_longer_is_replaced_with_an_overlap(desk: Des
     assert [row.state for row in desk.state.rows.values()] == ["superseded", "live"]
     replaced, _ = desk.leases._book.all()
     assert (replaced.reading, replaced.answered) == (None, None), "nobody gets its values any more, so none are kept"
-    await desk.work(desk.settings.overlap_seconds - 1)
+    await desk.work(overlap - 1)
+    # One step finds that it is due, and the next revokes it.
+    await desk.work()
     assert len(desk.mint.leases) == 2
     await desk.work(1)
     await desk.work()
@@ -333,8 +338,11 @@ async def test_what_a_stop_could_not_revoke_is_revoked_after_the_next_start(desk
 async def test_after_a_restart_the_old_lease_lives_until_its_identity_has_another(desk: Desk) -> None:
     await desk.get()
     await desk.restart().open()
+    assert [(row.state, row.reason, row.due) for row in desk.state.rows.values()] == [("superseded", "restart", None)]
     await desk.work(600)
+    await desk.work()
     assert len(desk.mint.leases) == 1
+    assert desk.mint.calls == ["prepare", "mint"], "nobody renews what nobody can be given"
     await desk.get()
     await desk.work(desk.settings.overlap_seconds)
     await desk.work()
