@@ -10,12 +10,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from broker.web.tls import HandshakeOutcome
 from tests.certificates import Files, TestAuthority, client_context
 from tests.dialing import ask, dial
 from tests.docs.surroundings import SHIPPER
 from tests.runbooks.walking import Walk
 from tests.waiting import wait_until
+
+# Alerts take their time to come and to go, on a loaded machine more of it.
+pytestmark = pytest.mark.timeout(300)
 
 DAY = dt.timedelta(days=1)
 NOW = dt.datetime.now(dt.UTC)

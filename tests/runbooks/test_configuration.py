@@ -4,9 +4,14 @@ import contextlib
 import shutil
 import sqlite3
 
+import pytest
+
 from tests.runbooks.walking import API_KEY, Walk
 from tests.running import serve_again
 from tests.waiting import wait_until
+
+# Alerts take their time to come and to go, on a loaded machine more of it.
+pytestmark = pytest.mark.timeout(300)
 
 SEARCH = "broker audit search --database /var/lib/logflux-broker/audit.db"
 

@@ -8,10 +8,15 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.mounting import ext4, mounted, needs_loop, needs_mkfs
 from tests.runbooks.walking import Walk
 from tests.running import verb
 from tests.waiting import wait_until
+
+# Alerts take their time to come and to go, on a loaded machine more of it.
+pytestmark = pytest.mark.timeout(300)
 
 SEARCH, VERIFY = "broker audit search", "broker audit verify"
 

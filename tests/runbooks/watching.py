@@ -37,8 +37,9 @@ class Watcher:
         return bool(self.find(ALERTS[alert]))
 
     def raised_lately(self, alert: str) -> bool:
-        """Tell whether it finds something when it looks at the last seconds only."""
-        return bool(self.find(lately(ALERTS[alert], window=_LATELY)))
+        """Tell whether it finds something when it looks at the last seconds only, or had too little to look at."""
+        looked = self.find(f'count_over_time(up{{job="{self.job}"}}[{_LATELY}]) >= 2')
+        return not looked or bool(self.find(lately(ALERTS[alert], window=_LATELY)))
 
     def find(self, expression: str) -> list[dict[str, Any]]:
         ours = {self.job, "node", None}
