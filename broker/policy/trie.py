@@ -61,6 +61,8 @@ class SegmentTrie(Generic[T]):
     def _reached(self, segments: Sequence[str]) -> "list[_Node[T | None]]":
         active = self._closed([self._root])
         for segment in segments:
+            if not active:
+                break
             following: list[_Node[T | None]] = []
             for node in active:
                 if node.loops:
@@ -88,6 +90,8 @@ class SegmentTrie(Generic[T]):
     @staticmethod
     def _closed(nodes: list[_Node[T | None]]) -> list[_Node[T | None]]:
         """Return `nodes` and what is reached from them without a segment, each once, so that no step repeats."""
+        if not nodes or (len(nodes) == 1 and nodes[0].any is None):
+            return nodes
         seen: dict[int, _Node[T | None]] = {}
         pending = nodes
         while pending:
