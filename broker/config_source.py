@@ -56,6 +56,10 @@ class SettingsSource:
     def __init__(self, file: Path | None, *, environment: Mapping[str, str] | None = None) -> None:
         """Read `file`, else the one that `LOGFLUX_CONFIG` names, else none.
 
+        Args:
+            file: The settings file.
+            environment: Where `LOGFLUX_CONFIG` is looked for; single settings always come from the process's own.
+
         Raises:
             SettingsFaultsError: The file can't be read, or is no strict YAML.
 
