@@ -14,6 +14,7 @@ case "${1:-tests}" in
     need systemd-analyze systemd
     # A TPM and an HSM in software.
     need swtpm
+    need tpm2_unseal tpm2-tools
     need softhsm2-util softhsm2
     need pkcs11-tool opensc
     for library in esys-3.0.2-0:esys rc0:rc tcti-swtpm0:tcti-swtpm; do

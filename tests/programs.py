@@ -17,6 +17,7 @@ PACKAGES: Final[Mapping[str, str]] = {
     "systemd-analyze": "systemd",
     "systemd-creds": "systemd",
     "systemd-socket-activate": "systemd",
+    "tpm2_unseal": "tpm2-tools",
 }
 
 

@@ -75,7 +75,7 @@ class Machine:
             server, control = (f"type=unixio,path={self._tpm}/sock{end}" for end in ("", ".ctrl"))
             command = [needed("swtpm"), "socket", "--tpm2", "--tpmstate", f"dir={self._tpm}"]
             command += ["--server", server, "--ctrl", control, "--flags", "not-need-init,startup-clear"]
-            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             wait_until((self._tpm / "sock.ctrl").exists, "the TPM")
         return f"swtpm:path={self._tpm}/sock"
 
@@ -119,6 +119,31 @@ def test_a_key_that_systemd_creds_encrypts_is_there_on_this_machine_alone(
     assert first.read_bytes() not in credential.read_bytes()
     with pytest.raises(AssertionError):
         other.run(f"systemd-creds decrypt --name=seal.key {credential} {tmp_path}/stolen", with_tpm="tpm2" in kind)
+    assert not (tmp_path / "stolen").exists()
+
+
+def test_a_key_that_tpm2_tools_seal_is_there_on_this_machine_alone(
+    machines: tuple[Machine, Machine], tmp_path: Path
+) -> None:
+    needed("tpm2_unseal")
+    ours, other = machines
+
+    def run(script: str, machine: Machine, out: str) -> None:
+        places = {"/run/logflux-broker/seal.key": f"{tmp_path}/{out}", "/etc/logflux-broker": str(tmp_path)}
+        for there, here in {**places, "/run/": f"{machine.directory}/"}.items():
+            script = script.replace(there, here)
+        # What the kernel does behind /dev/tpmrm0, and nobody for a bare TPM.
+        sh(script.replace("\n", "\ntpm2_flushcontext --transient-object\n"), TPM2TOOLS_TCTI=machine.tpm)
+
+    seal, unseal = block("tpm2_createprimary"), block("umask 077\ntpm2_createprimary")
+    run(seal, ours, "")
+    for out in ("first-unsealed", "second-unsealed"):
+        run(unseal, ours, out)
+        assert (tmp_path / out).stat().st_mode & 0o077 == 0
+    first, second = ((tmp_path / out).read_bytes() for out in ("first-unsealed", "second-unsealed"))
+    assert opens_after_a_restart(tmp_path, first, second)
+    with pytest.raises(AssertionError):
+        run(unseal, other, "stolen")
     assert not (tmp_path / "stolen").exists()
 
 
