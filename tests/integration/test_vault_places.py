@@ -10,6 +10,7 @@ import pytest
 from broker.errors import SourceUnavailableError
 from broker.providers.vault.breaker import BreakerOpenError
 from broker.providers.vault.provider import VaultProvider
+from broker.providers.vault.request import Place
 from broker.reference import parse
 from tests.openbao import OpenBao
 from tests.vaults import Seen, closing, token_provider
@@ -93,6 +94,30 @@ async def test_a_sealed_store_is_away_as_a_whole(store: OpenBao, tmp_path: Path,
     finally:
         store.unseal()
         store.unseal_namespace("sealed")
+
+
+async def test_a_shut_namespace_does_not_use_up_the_probe_of_a_store_that_is_away(
+    store: OpenBao, tmp_path: Path, seen: Seen
+) -> None:
+    provider = token_provider(store, tmp_path, store.root_token, seen=seen, probe_seconds=PROBE_SECONDS)
+    assert await value(provider, "locked/kv/a") == "locked"
+    assert await value(provider, "kv/a") == "whole"
+    store.seal()
+    try:
+        with pytest.raises(SourceUnavailableError, match="the store is sealed"):
+            await value(provider, "kv/a")
+        assert seen.is_away
+    finally:
+        store.unseal()
+        store.unseal_namespace("sealed")
+    # As one that was found shut a moment before the store is probed.
+    seen.advance(PROBE_SECONDS - 1)
+    provider._transport._places.shut(Place("", "locked/kv"), None, reason="locked")
+    seen.advance(1)
+    with pytest.raises(BreakerOpenError, match="locked"):
+        await value(provider, "locked/kv/a")
+    assert await value(provider, "kv/a") == "whole"
+    assert not seen.is_away
 
 
 async def test_in_a_sealed_namespace_nothing_that_was_never_read_is_taken_for_denied(

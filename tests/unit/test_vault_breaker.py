@@ -167,3 +167,16 @@ def test_a_probe_of_a_place_that_came_to_nothing_frees_its_turn(places: PlaceBre
     places.undecided(HERE, places.admit(HERE))
     clock.advance(5)
     places.admit(HERE)
+
+
+def test_looking_whether_a_probe_is_due_uses_none_up(places: PlaceBreakers, clock: FakeClock) -> None:
+    places.check(HERE)
+    places.shut(HERE, places.admit(HERE), reason="sealed")
+    with pytest.raises(BreakerOpenError, match="sealed"):
+        places.check(HERE)
+    clock.advance(5)
+    for _ in range(3):
+        places.check(HERE)
+    assert places.admit(HERE) is not None
+    with pytest.raises(BreakerOpenError):
+        places.check(HERE)

@@ -46,18 +46,27 @@ class Breaker:
         """Tell whether the store is taken to be away."""
         return self._is_open
 
-    def admit(self) -> Permit:
-        """Return the leave to send a request, which must come back by `passed`, `failed` or `undecided`.
+    def check(self) -> None:
+        """Return when `admit` would give a leave, and use no probe up.
 
         Raises:
             BreakerOpenError: The store is away, and it is not time for the next probe.
 
         """
+        left = self._probe_at - self._clock.monotonic()
+        if self._is_open and (left > 0 or self._probe is not None):
+            raise BreakerOpenError(self._reason, retry_after=left if left > 0 else self._probe_seconds)
+
+    def admit(self) -> Permit:
+        """Return the leave to send a request, which must come back by `passed`, `failed` or `undecided`.
+
+        Raises:
+            BreakerOpenError: As `check`.
+
+        """
+        self.check()
         permit = Permit(self._epoch)
         if self._is_open:
-            left = self._probe_at - self._clock.monotonic()
-            if left > 0 or self._probe is not None:
-                raise BreakerOpenError(self._reason, retry_after=left if left > 0 else self._probe_seconds)
             self._probe = permit
             self._probe_at = self._clock.monotonic() + self._probe_seconds
         return permit
@@ -123,6 +132,12 @@ class PlaceBreakers:
     def open(self) -> int:
         """Return how many places are taken to be shut."""
         return sum(breaker.is_open for breaker in self._breakers.values())
+
+    def check(self, place: Place) -> None:
+        """Return when `admit` would give a leave there. Raises: BreakerOpenError."""
+        breaker = self._breakers.get(place)
+        if breaker is not None:
+            breaker.check()
 
     def admit(self, place: Place) -> Permit | None:
         """Return the leave to send a request there, None where nothing was ever shut. Raises: BreakerOpenError."""

@@ -103,7 +103,9 @@ class VaultSettings(Section):
         default=32, description="Connections to one address that are open at once."
     )
     requests_per_second: Annotated[float, Field(gt=0, le=100_000)] = Field(
-        default=200.0, description="Requests a second that it is asked at most, logins and renewals included."
+        default=200.0,
+        description="Requests a second that it is asked at most, logins and renewals included. After a 429 without "
+        "`Retry-After` that mount is asked half as often for a while.",
     )
     max_answer_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=4 * 1024 * 1024, description="Bytes of one answer."

@@ -82,6 +82,8 @@ class StoreTransport:
 
         """
         await self._enter(request)
+        # A place that is shut must not use up the one probe of a store that is away.
+        self._places.check(request.place)
         permit = self._breaker.admit()
         of_place: Permit | None = None
         try:
