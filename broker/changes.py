@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
+from broker.cache.remembered import Cached
 from broker.errors import FetchError, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
 from broker.logs import EventLogger, error_fields
 from broker.providers.base import Revision
 from broker.reference import Source
-from broker.remembered import Cached
 
 _LOG: Final = EventLogger("broker.changes")
 _JOURNAL: Final = 10_000

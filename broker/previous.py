@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from broker.cache.remembered import Cached
 from broker.errors import FetchError
 from broker.grammar import PREVIOUS
 from broker.reference import Reference, Source, spell
-from broker.remembered import Cached
 
 _FIRST: Final = 1
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from broker.cache import Cache
+from broker.cache.cache import Cache
 from broker.clock import Clock
 from broker.errors import SourceUnavailableError
 from broker.metrics import Metrics

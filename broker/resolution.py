@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from broker.audit.event import ReferenceRecord
+from broker.cache.remembered import Cached, LeaseFacts
 from broker.errors import (
     FetchError,
     MalformedReferenceError,
@@ -18,7 +19,6 @@ from broker.errors import (
 )
 from broker.policy.decision import Allow, Deny, DenyReason
 from broker.reference import Reference
-from broker.remembered import Cached, LeaseFacts
 from broker.secret import SecretValue
 
 WITHHELD: Final = "withheld"

@@ -10,6 +10,7 @@ from typing import Final
 
 from broker.admission import Address, Admission, Admitted, Policy, PolicySource
 from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
+from broker.cache.remembered import Cached
 from broker.errors import FetchError, IdentityRefusedError, MalformedReferenceError, ReferenceCountError
 from broker.identity import PeerIdentity
 from broker.leases.held import Asker
@@ -17,7 +18,6 @@ from broker.metrics import Metrics
 from broker.policy.decision import Allow, Decision, Deny
 from broker.previous import overlaps_of
 from broker.reference import Reference, Source, parse
-from broker.remembered import Cached
 from broker.resolution import (
     WITHHELD,
     Fingerprints,

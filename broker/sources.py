@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from broker.cache import Cache
+from broker.cache.cache import Cache
+from broker.cache.remembered import Cached, Fetch
 from broker.errors import (
     FetchError,
     MissingPart,
@@ -19,7 +20,6 @@ from broker.leases.held import Asker
 from broker.policy.decision import Allow, Decision
 from broker.providers.base import Provider
 from broker.reference import Reference, Source
-from broker.remembered import Cached, Fetch
 from broker.secret import Reading
 
 # Nobody makes the broker read a source more often than this by asking for something fresher.

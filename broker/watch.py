@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from broker.admission import Address, Admission, Admitted, PolicySource
 from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
+from broker.cache.remembered import Clocks
 from broker.changes import ChangeFeed, Subscription
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError, MalformedReferenceError, ReferenceCountError, ThrottledError
 from broker.identity import PeerIdentity
 from broker.policy.decision import Allow, Deny
 from broker.reference import Reference, Source, parse
-from broker.remembered import Clocks
 from broker.resolution import WITHHELD, Item, Require, Resolution, denied_item, malformed_item, resolution_of
 from broker.trace_context import audit_details
 

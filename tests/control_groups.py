@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.control_group import memory_groups
+from broker.cache.control_group import memory_groups
 from tests.waiting import wait_until
 
 _LIMIT = {1: "memory.limit_in_bytes", 2: "memory.max"}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from broker.cache.remembered import Cached
 from broker.errors import (
     MissingPart,
     SecretMissingError,
@@ -18,7 +19,6 @@ from broker.leases.record import LeaseRecord
 from broker.policy.decision import Allow, Context
 from broker.providers.base import Extension, Grip, Parent
 from broker.reference import Source, parse
-from broker.remembered import Cached
 from broker.secret import Encoding, Lease, Reading, SecretDocument, SecretValue
 from tests.fakes import START, FakeClock, FakePolicy, FakeTrail, fake_metrics, fake_peer
 from tests.vaults import Seen

@@ -4,10 +4,10 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
+from broker.cache.sealed import KEY_BYTES, SealedFile, load_sealing_key
 from broker.config import Settings, TracingSettings
 from broker.errors import SettingsInvalidError
 from broker.finding import found
-from broker.sealed import KEY_BYTES, SealedFile, load_sealing_key
 from broker.tracing import Tracing
 from broker.web.certificates import TlsFiles
 from broker.webhook import WebhookVerifier

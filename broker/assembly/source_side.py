@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from broker.assembly.foundation import Foundation
 from broker.assembly.implementations import build_providers, state_store
 from broker.assembly.parts import sealed_file
-from broker.cache import Cache
+from broker.cache.cache import Cache
+from broker.cache.memory_limit import MemoryLimit
+from broker.cache.sealing import Sealing
 from broker.changes import Comparable
 from broker.config import Settings
 from broker.fair_queue import FairQueue, FairQueues
@@ -13,9 +15,7 @@ from broker.grammar import VAULT
 from broker.leases.book import LeaseSettings
 from broker.leases.leases import Leases
 from broker.lifetime import Lifetime
-from broker.memory_limit import MemoryLimit
 from broker.providers.base import Leasing, ProviderTools
-from broker.sealing import Sealing
 from broker.sources import Sources
 
 # What a provider whose section says nothing of it may have open at once.

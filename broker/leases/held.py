@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from broker.cache.remembered import Cached, LeaseFacts
 from broker.errors import FetchError, SourceUnavailableError
 from broker.identity import IdentityKind, PeerIdentity
 from broker.leases.record import LeaseRecord
 from broker.policy.decision import Context
 from broker.reference import Reference, Source
-from broker.remembered import Cached, LeaseFacts
 from broker.secret import Reading
 
 _PART: Final = 2 / 3

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from broker.audit.event import EventSink
+from broker.cache.remembered import Cached
 from broker.clock import Clock
 from broker.errors import LeaseUnknownError
 from broker.fair_queue import FairQueues
@@ -15,7 +16,6 @@ from broker.leases.record import LeaseReason, LeaseRecord, LeaseState, LeaseStor
 from broker.leases.upkeep import PolicySource, Revocation, Upkeep, Withdrawal
 from broker.providers.base import Leasing
 from broker.reference import Reference, Source
-from broker.remembered import Cached
 from broker.series.upstream import LeaseSeries
 
 _SHOWN: Final = frozenset({LeaseState.LIVE, LeaseState.SUPERSEDED, LeaseState.REVOKING})

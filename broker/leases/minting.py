@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+from broker.cache.remembered import Cached
 from broker.clock import Clock
 from broker.errors import FetchError, LeaseLimitError, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
 from broker.fair_queue import FairQueues
@@ -15,7 +16,6 @@ from broker.leases.record import LeaseReason, LeaseRecord, LeaseState
 from broker.logs import EventLogger
 from broker.providers.base import Leasing, Parent
 from broker.reference import Reference, Source, spell
-from broker.remembered import Cached
 from broker.secret import Reading
 from broker.trace_context import untraced
 

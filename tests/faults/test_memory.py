@@ -4,7 +4,7 @@ import gc
 import sys
 from typing import Final
 
-from broker.cache import Cache
+from broker.cache.cache import Cache
 from broker.reference import Source, parse
 from broker.secret import Reading, SecretDocument
 from tests.fakes import fake_metrics

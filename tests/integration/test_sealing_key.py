@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.sealed import SealedCacheError, SealedFile, load_sealing_key
+from broker.cache.sealed import SealedCacheError, SealedFile, load_sealing_key
 from tests.docs.pages import ROOT
 from tests.programs import needed, needed_file
 from tests.waiting import wait_until

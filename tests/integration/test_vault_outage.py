@@ -4,7 +4,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from broker.cache import Cache
+from broker.cache.cache import Cache
 from broker.errors import SourceUnavailableError
 from broker.providers.vault.provider import VaultProvider
 from broker.reference import Source, parse

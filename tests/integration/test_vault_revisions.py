@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from broker.cache import Cache
+from broker.cache.cache import Cache
 from broker.changes import ChangeFeed, Subscription
 from broker.reference import parse
 from tests.fakes import fake_metrics

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.cache import Cache
+from broker.cache.cache import Cache
 from broker.errors import (
     FetchError,
     MissingPart,

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.cache import Cache
+from broker.cache.cache import Cache
 from broker.errors import MissingPart, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
 from broker.pattern import parse_pattern
 from broker.reference import Source

@@ -5,11 +5,11 @@ from collections.abc import Callable, Collection, Mapping
 
 import pytest
 
+from broker.cache.remembered import Cached
 from broker.changes import ChangeFeed, Subscription
 from broker.errors import MissingPart, SecretMissingError, SourceUnavailableError
 from broker.providers.base import Revision
 from broker.reference import Source
-from broker.remembered import Cached
 from tests.fakes import text_reading
 
 APP, DB = Source("vault", "secret/app"), Source("vault", "secret/db")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.control_group import MemoryUse, memory_use
+from broker.cache.control_group import MemoryUse, memory_use
 
 MIB = 1024 * 1024
 DOCKER = "3f0e2f5a6c7b"

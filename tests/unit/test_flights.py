@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
+from broker.cache.flights import Flight, Flights
+from broker.cache.remembered import Entry
 from broker.errors import SecretMissingError, SourceUnavailableError
-from broker.flights import Flight, Flights
 from broker.reference import Source
-from broker.remembered import Entry
 
 SOURCE = Source("vault", "secret/app")
 

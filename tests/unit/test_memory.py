@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.memory import Memory
+from broker.cache.memory import Memory
+from broker.cache.remembered import Clocks, Entry
 from broker.reference import Source, parse
-from broker.remembered import Clocks, Entry
 from broker.secret import Reading, SecretDocument
 from tests.fakes import fake_metrics
 from tests.vaults import Seen

@@ -6,9 +6,9 @@ from typing import Self
 
 import pytest
 
-from broker.cache import Cache
-from broker.control_group import MemoryUse
-from broker.memory_limit import MemoryLimit, next_look
+from broker.cache.cache import Cache
+from broker.cache.control_group import MemoryUse
+from broker.cache.memory_limit import MemoryLimit, next_look
 from broker.reference import Source
 from tests.fakes import FakeClock, FakeProvider, fake_metrics, text_reading
 from tests.waiting import until

@@ -12,10 +12,10 @@ from aiohttp import web
 from openapi_spec_validator import validate
 
 import broker.errors
+from broker.cache.remembered import LeaseFacts
 from broker.errors import BrokerError, MissingPart, SecretMissingError
 from broker.leases.record import LeaseReason, LeaseState
 from broker.readiness import Readiness
-from broker.remembered import LeaseFacts
 from broker.resolution import Granted, Refused, Resolution, Status
 from broker.secret import Encoding, SecretValue
 from broker.strict_json import MAX_DEPTH

@@ -9,7 +9,7 @@ import pytest
 
 from broker.admission import Admission
 from broker.audit.event import EventKind, Outcome
-from broker.cache import Cache
+from broker.cache.cache import Cache
 from broker.errors import (
     AuditUnavailableError,
     IdentityRefusedError,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from broker.cache.remembered import Clocks, Entry
+from broker.cache.sealed import SealedCacheError, SealedFile, load_sealing_key
 from broker.finding import FoundError
 from broker.reference import Source
-from broker.remembered import Clocks, Entry
-from broker.sealed import SealedCacheError, SealedFile, load_sealing_key
 from broker.secret import Facts, Reading, SecretDocument
 from tests.fakes import START
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.cache import Cache
+from broker.cache.cache import Cache
 from broker.reference import Source
 from broker.secret import Reading
 from broker.trace_context import CURRENT, TraceContext, outgoing, parse_traceparent, untraced

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from broker.admission import Admission
 from broker.audit.event import Outcome
-from broker.cache import Cache
+from broker.cache.cache import Cache
 from broker.errors import IdentityRefusedError, IdentityRefusedReason, SourceUnavailableError
 from broker.fair_queue import FairQueues
 from broker.logs import EventRecord

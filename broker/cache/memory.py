@@ -8,9 +8,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from broker.cache.remembered import Entry
 from broker.clock import Clock
 from broker.reference import Source
-from broker.remembered import Entry
 from broker.series.cache import CacheSeries, Outlook
 
 # Moments of entries that are gone may stay until there are this many more than entries, twice.

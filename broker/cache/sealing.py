@@ -3,12 +3,12 @@
 import asyncio
 from typing import Final
 
-from broker.cache import Cache
+from broker.cache.cache import Cache
+from broker.cache.remembered import Fetch
+from broker.cache.sealed import SealedCacheError, SealedFile
 from broker.clock import Clock
 from broker.finding import FoundError
 from broker.logs import EventLogger
-from broker.remembered import Fetch
-from broker.sealed import SealedCacheError, SealedFile
 
 _LOG: Final = EventLogger("broker.sealing")
 # How often the file is made equal to what is remembered.

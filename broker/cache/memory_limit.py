@@ -9,8 +9,8 @@ import ctypes
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from broker.cache.control_group import MemoryUse, memory_use
 from broker.clock import Clock
-from broker.control_group import MemoryUse, memory_use
 from broker.logs import EventLogger
 from broker.series.memory import MemorySeries
 

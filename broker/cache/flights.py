@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
+from broker.cache.remembered import Entry
 from broker.errors import FetchError, SourceUnavailableError
 from broker.reference import Source
-from broker.remembered import Entry
 
 _CLOSED: Final = "the broker is shutting down"
 

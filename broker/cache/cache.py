@@ -12,15 +12,15 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from broker.cache.fetches import Fetches
+from broker.cache.flights import Flight, Flights
+from broker.cache.memory import Memory
+from broker.cache.refusals import Refusals
+from broker.cache.remembered import Cached, Clocks, Entry, Fetch
 from broker.clock import Clock
 from broker.errors import SourceUnavailableError
-from broker.fetches import Fetches
-from broker.flights import Flight, Flights
-from broker.memory import Memory
 from broker.metrics import Metrics, Outlook
 from broker.reference import Source
-from broker.refusals import Refusals
-from broker.remembered import Cached, Clocks, Entry, Fetch
 from broker.secret import Reading
 
 # How often it is looked whether something is due, and how long a refresh behind waits after a failure at least.

@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from broker.cache.remembered import Entry
 from broker.errors import BrokerError
 from broker.grammar import VAULT
 from broker.key_file import read_private
 from broker.reference import Source
-from broker.remembered import Entry
 from broker.secret import Facts, Reading, SecretDocument
 from broker.whole_file import replace_whole
 

@@ -6,14 +6,14 @@ import random
 from dataclasses import replace
 from typing import Final
 
+from broker.cache.flights import Flight, Flights
+from broker.cache.memory import Memory
+from broker.cache.refusals import Refusals
+from broker.cache.remembered import Clocks, Entry, Fetch
 from broker.clock import Clock
 from broker.errors import FetchError, SourceUnavailableError
-from broker.flights import Flight, Flights
-from broker.memory import Memory
 from broker.metrics import Metrics
 from broker.reference import Source
-from broker.refusals import Refusals
-from broker.remembered import Clocks, Entry, Fetch
 from broker.secret import Reading
 
 # A refresh may start in the last tenth of the fresh time, at a moment drawn for each entry, so that what
