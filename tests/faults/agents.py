@@ -40,6 +40,8 @@ class Agents:
         self._references = references
         self._tasks: list[asyncio.Task[None]] = []
         self.url = ""
+        # Seconds of each agent between an answer and its next request.
+        self.pause = EVERY
         self.requests = 0
         self.answered = 0
         self.lost: list[float] = []
@@ -75,7 +77,7 @@ class Agents:
                     _, document, _ = await self._post(session, self._references, "any")
                 except (aiohttp.ClientError, OSError):
                     self.lost.append(time.monotonic())
-                    await asyncio.sleep(EVERY)
+                    await asyncio.sleep(self.pause)
                     continue
                 ended = time.monotonic()
                 for result in document["results"]:
@@ -89,7 +91,7 @@ class Agents:
                             result.get("fetched_at", ""),
                         )
                     )
-                await asyncio.sleep(EVERY)
+                await asyncio.sleep(self.pause)
 
     async def _post(
         self, session: aiohttp.ClientSession, references: Sequence[str], require: str

@@ -43,7 +43,8 @@ looks at it each second instead of each five.
   probes included, once for a cluster whose standby passed it on to the leader.
 - *Audited* is what stands in the store's audit log: every request that came to its core, with a token or without,
   answered or refused, logins too; not in it are the probes (`sys/health`, `sys/seal-status`, `sys/leader`), which are
-  answered without it, and what a sealed store refuses.
+  answered without it, what a sealed store refuses, and a quota's 429 unless `enable_rate_limit_audit_logging` is on, as
+  it is here.
 """
 _PROMISED: Final = ("fault", "how it is made", "what agents see", "heals within")
 _MEASURED: Final = (

@@ -37,6 +37,7 @@ async def test_a_policy_taken_away(scene: Scene) -> None:
     since = len(scene.agents.seen)
     await scene.until(lambda: len(scene.agents.seen) > since + 20)
     assert {seen.status for seen in scene.agents.seen[since + 6 :]} == {"denied"}
+    await scene.stays_ready()
     await asyncio.to_thread(scene.store.policy, "broker", READER)
     scene.ended()
     await scene.heals()

@@ -67,6 +67,7 @@ async def test_a_mount_that_becomes_the_other_version(scene: Scene) -> None:
     await asyncio.to_thread(scene.store.unmount, "secret")
     await scene.see("stale")
     await scene.refuse()
+    await scene.stays_ready()
     await asyncio.to_thread(scene.store.mount, "secret", "kv", {"version": "1"})
     for name in NAMES:
         await asyncio.to_thread(scene.store.write, f"secret/{name}", {"v": f"value-of-{name}"})

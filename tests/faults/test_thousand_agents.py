@@ -6,13 +6,14 @@ few processes, with the client of `broker get` and a certificate each.
 
 import asyncio
 import json
+import os
 import sys
 import time
 from asyncio.subprocess import PIPE, STDOUT
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Final
 
@@ -23,6 +24,7 @@ from tests.certificates import Files, TestAuthority
 from tests.faults.asked import between, count
 from tests.faults.figures import Figure, write_figure
 from tests.faults.fleet import Orders, Started
+from tests.faults.machine import Processor
 from tests.faults.operations import Operations
 from tests.faults.record import StoreRecord
 from tests.faults.relay import Relay
@@ -36,13 +38,50 @@ REFERENCES: Final = [f"vault:secret/start/{number}#v" for number in range(PATHS)
 VALUES: Final = [f"value {number}" for number in range(PATHS)]
 SECOND: Final = 1.0
 LONGEST_LINE: Final = 16 * 1024 * 1024
-# A machine that is too busy with other things gets another chance, before another cold broker.
+# Where others keep the machine busy, another cold broker gets another chance.
 ARRIVALS: Final = 3
-PATIENCE: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """How a fleet started before one cold broker.
+
+    Attributes:
+        started: How each agent did.
+        counted: What the broker counted.
+        since: When the broker was started.
+        was_disturbed: Others kept the broker from working.
+
+    """
+
+    started: list[Started]
+    counted: dict[str, float]
+    since: float
+    was_disturbed: bool
+
+    @property
+    def began(self) -> float:
+        return min(one.connects[0] for one in self.started)
+
+    @property
+    def seconds(self) -> float:
+        """Return the time in which all agents have connected."""
+        return max(one.connects[0] for one in self.started) - self.began
+
+    @property
+    def went_well(self) -> bool:
+        return self.seconds < SECOND and all(not one.failure and len(one.connects) == 1 for one in self.started)
+
+    @property
+    def answered(self) -> list[float]:
+        """Return the seconds after which agents had their values, in order."""
+        return sorted(one.answered - self.began for one in self.started)
 
 
 @asynccontextmanager
-async def cold_broker(directory: Path, authority: TestAuthority, relay: Relay) -> AsyncIterator[tuple[str, Operations]]:
+async def cold_broker(
+    directory: Path, authority: TestAuthority, relay: Relay
+) -> AsyncIterator[tuple[str, Operations, int]]:
     """Run a broker that has read nothing, with the defaults of everything that is about load."""
     file = await asyncio.to_thread(write_settings, directory, authority, [relay.address], {})
     settings = json.loads(file.read_text())
@@ -57,7 +96,7 @@ async def cold_broker(directory: Path, authority: TestAuthority, relay: Relay) -
         broker = await python("-m", "broker", "serve", "--config", str(file), stdout=log, stderr=STDOUT)
     try:
         await until_ready(operations)
-        yield f"https://127.0.0.1:{settings['listen']['port']}", operations
+        yield f"https://127.0.0.1:{settings['listen']['port']}", operations, broker.pid
     finally:
         broker.terminate()
         await broker.wait()
@@ -77,18 +116,22 @@ async def until_ready(operations: Operations) -> None:
             await asyncio.sleep(0.05)
 
 
-async def start_fleet(orders: Sequence[Orders]) -> list[Started]:
-    """Let the agents of a process for each of `orders` begin at one moment, and return how each of them started."""
+async def start_fleet(orders: Sequence[Orders], broker: int) -> tuple[list[Started], bool]:
+    """Let the agents of a process for each of `orders` begin at one moment.
+
+    Return how each of them started, and whether others kept the broker from working meanwhile.
+    """
     drivers = [await python("-m", "tests.faults.fleet", stdin=PIPE, stdout=PIPE) for _ in orders]
     for driver, order in zip(drivers, orders, strict=True):
         say(driver, json.dumps(asdict(order)))
     for driver in drivers:
         assert driver.stdout is not None
         assert await driver.stdout.readline() == b"ready\n"
+    processor = Processor(broker)
     for driver in drivers:
         say(driver, "begin")
     answers = await asyncio.gather(*(driver.communicate() for driver in drivers))
-    return [Started(**started) for answer, _ in answers for started in json.loads(answer)]
+    return [Started(**started) for answer, _ in answers for started in json.loads(answer)], processor.was_taken()
 
 
 def say(driver: asyncio.subprocess.Process, line: str) -> None:
@@ -104,12 +147,11 @@ def prepare(store: OpenBao, directory: Path) -> None:
         store.put_secret(f"start/{number}", v=value)
 
 
-async def arrive(
-    directory: Path, authority: TestAuthority, relay: Relay, certificates: Sequence[Files]
-) -> tuple[list[Started], dict[str, float]]:
-    """Return how each agent started before a cold broker, and what the broker counted."""
-    async with cold_broker(directory, authority, relay) as (url, operations):
-        started = await start_fleet(
+async def arrive(directory: Path, authority: TestAuthority, relay: Relay, certificates: Sequence[Files]) -> Arrival:
+    """Let the fleet start before a cold broker."""
+    since = time.monotonic()
+    async with cold_broker(directory, authority, relay) as (url, operations, pid):
+        started, was_disturbed = await start_fleet(
             [
                 Orders(
                     url=url,
@@ -118,14 +160,15 @@ async def arrive(
                     references=REFERENCES,
                 )
                 for first in range(DRIVERS)
-            ]
+            ],
+            pid,
         )
         counted = {
             "handshakes": await operations.series("broker_handshakes_total", outcome="ok"),
             "timeouts": await operations.series("broker_handshakes_total", outcome="timeout"),
             "answered": await operations.series("broker_requests_total", route="/v1/resolve", status="200"),
         }
-    return started, counted
+    return Arrival(started=started, counted=counted, since=since, was_disturbed=was_disturbed)
 
 
 @pytest.mark.timeout(300)
@@ -139,32 +182,31 @@ async def test_a_thousand_cold_agents_cost_the_store_twenty_reads_and_one_login(
         for number in range(ARRIVALS):
             directory = tmp_path / f"broker-{number}"
             await asyncio.to_thread(prepare, store, directory)
-            since = time.monotonic()
-            started, counted = await arrive(directory, authority, relay, certificates)
-            began = min(one.connects[0] for one in started)
-            arrived = max(one.connects[0] for one in started) - began
-            answered = sorted(one.answered - began for one in started)
-            if arrived < SECOND and answered[-1] < PATIENCE:
+            arrival = await arrive(directory, authority, relay, certificates)
+            if arrival.went_well or not arrival.was_disturbed:
                 break
-        audited = between(StoreRecord(store).audited(), since)
+        audited = between(StoreRecord(store).audited(), arrival.since)
     finally:
         await relay.aclose()
         await asyncio.to_thread(store.close)
-    assert arrived < SECOND
-    assert Counter(one.failure for one in started) == {"": AGENTS}
-    assert all(one.values == VALUES for one in started)
-    assert {len(one.connects) for one in started} == {1}, "nobody had to try again"
-    assert counted == {"handshakes": AGENTS, "timeouts": 0, "answered": AGENTS}
+    if arrival.was_disturbed and not arrival.went_well:
+        pytest.skip(f"{ARRIVALS} times others left the broker less than a quarter of a processor")
+    assert arrival.seconds < SECOND
+    assert Counter(one.failure for one in arrival.started) == {"": AGENTS}
+    assert all(one.values == VALUES for one in arrival.started)
+    assert {len(one.connects) for one in arrival.started} == {1}, "nobody had to try again"
+    assert arrival.counted == {"handshakes": AGENTS, "timeouts": 0, "answered": AGENTS}
     reads, logins = count(audited, "secret/data/start/"), count(audited, "auth/approle/login")
     assert reads <= PATHS
     assert logins == 1
+    attempts, answered = between(relay.attempts, arrival.since), arrival.answered
     write_figure(
         "thousand-agents",
         Figure(
             name=f"{AGENTS:,} agents with {PATHS} references each out of {PATHS} paths start within 1 s, broker cold",
             promised=f"all answered at the first try, with at most {PATHS} reads and 1 login in the store's audit log",
-            seen=f"all connect within {arrived:.2f} s; half are answered after {answered[AGENTS // 2]:.1f} s, the last "
-            f"after {answered[-1]:.1f} s; {reads} reads, {logins} login, {len(audited)} requests in the audit log "
-            f"({len(between(relay.attempts, since))} at the relay); agents, broker and store on 2 cores",
+            seen=f"all connect within {arrival.seconds:.2f} s; half are answered after {answered[AGENTS // 2]:.1f} s, "
+            f"the last after {answered[-1]:.1f} s; {reads} reads, {logins} login, {len(audited)} requests in the audit "
+            f"log ({len(attempts)} at the relay); agents, broker and store on {os.cpu_count()} cores",
         ),
     )
