@@ -28,7 +28,6 @@ async def test_a_thousand_watchers_of_five_hundred_secrets_cost_at_most_two_requ
     tmp_path: Path,
 ) -> None:
     store = OpenBao(tmp_path / "bao", audit=tmp_path / "bao" / "audit.log")
-    store.mount("secret", "kv", {"version": "2"})
     sources = [parse(f"vault:secret/watched/{number % 2}/s{number}#v").source for number in range(500)]
     for source in sources:
         store.put_secret(source.path.removeprefix("secret/"), v="1")
