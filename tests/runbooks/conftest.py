@@ -42,7 +42,7 @@ def walk(
     """Return the walk of the page that the test is named after."""
     page = page_of(request.node.name)
     name = request.node.name.removeprefix("test_").replace("_", "-")
-    port = prometheus.ports[name]
+    port = prometheus.port_of(name)
     with walking(tmp_path, page=page, store=store, watcher=prometheus.of(name), port=port) as it:
         yield it
         # The other tests of a page walk one of its side ways.

@@ -4,6 +4,7 @@ Each walk has a job of its own, named by its test, because several rules add up 
 """
 
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
@@ -55,7 +56,13 @@ class Watching:
     """The one Prometheus, and the ports at which it looks for the operations listener of each walk."""
 
     monitoring: Monitoring
-    ports: dict[str, int]
+    # Bound until the walk begins, so that nobody else is given them meanwhile.
+    kept: dict[str, socket.socket]
+
+    def port_of(self, walk: str) -> int:
+        """Return the port of a walk, which is free from now on."""
+        with self.kept[walk] as kept:
+            return int(kept.getsockname()[1])
 
     def of(self, walk: str) -> Watcher:
         return Watcher(self.monitoring, _JOBS.get(walk, walk))
@@ -66,18 +73,26 @@ def watching(directory: Path, *, walks: Iterable[str]) -> Iterator[Watching]:
     """Run Prometheus, which looks for a broker of each of `walks`."""
     collected, place = directory / "collected", directory / "prometheus"
     collected.mkdir()
-    ports = {walk: free_port() for walk in walks}
-    node, own = free_port(), free_port()
     shutil.copytree(DEPLOYED, place)
-    for file in place.rglob("*.yml"):
-        file.write_text(hurried(file.read_text(), {"127.0.0.1:9100": f"127.0.0.1:{node}"}, every=_EVERY))
-    settings = place / "prometheus.yml"
-    settings.write_text(yaml.safe_dump(_for_each_walk(yaml.safe_load(settings.read_text()), ports)))
     _write_yesterday(directory)
     with ExitStack() as stack:
+        kept = {walk: stack.enter_context(_bound()) for walk in walks}
+        ports = {walk: int(one.getsockname()[1]) for walk, one in kept.items()}
+        node, own = free_port(), free_port()
+        for file in place.rglob("*.yml"):
+            file.write_text(hurried(file.read_text(), {"127.0.0.1:9100": f"127.0.0.1:{node}"}, every=_EVERY))
+        settings = place / "prometheus.yml"
+        settings.write_text(yaml.safe_dump(_for_each_walk(yaml.safe_load(settings.read_text()), ports)))
         stack.enter_context(node_exporter(directory, node, collected))
         stack.enter_context(prometheus(directory, own, place))
-        yield Watching(Monitoring(own, Receiver(), collected), ports)
+        yield Watching(Monitoring(own, Receiver(), collected), kept)
+
+
+def _bound() -> socket.socket:
+    """Return a socket that keeps a port and does not listen."""
+    kept = socket.socket()
+    kept.bind(("127.0.0.1", 0))
+    return kept
 
 
 def _for_each_walk(settings: dict[str, Any], ports: dict[str, int]) -> dict[str, Any]:
