@@ -14,11 +14,12 @@ _CLOSED: Final = "the broker is shutting down"
 class Flight:
     """One running read. It ends with an entry or with what the source said, and never by a waiter's end."""
 
-    __slots__ = ("_outcome", "_waiting", "task")
+    __slots__ = ("_ended", "_outcome", "_waiting", "task")
 
     def __init__(self) -> None:
         """Begin with nobody who waits."""
         self.task: asyncio.Task[None]
+        self._ended = False
         self._outcome: Entry | Exception | None = None
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -29,7 +30,7 @@ class Flight:
             FetchError: What it met, for each waiter without the others' traceback.
 
         """
-        if self._outcome is None:
+        if not self._ended:
             # A future for each: one that gives up takes nothing from the others.
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
@@ -43,8 +44,8 @@ class Flight:
 
     def end(self, outcome: Entry | Exception | None) -> None:
         """Give `outcome` to everybody who waits; None when the read was given up."""
-        if self._outcome is None:
-            self._outcome = outcome
+        if not self._ended:
+            self._ended, self._outcome = True, outcome
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)

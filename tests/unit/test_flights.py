@@ -1,42 +1,24 @@
-"""Reads under way: they end for everybody who waits, whatever ends them."""
+"""One read for everybody who asks meanwhile."""
 
 import asyncio
 
 import pytest
 
-from broker.cache.flights import Flight, Flights
-from broker.cache.remembered import Entry
-from broker.errors import SecretMissingError, SourceUnavailableError
-from broker.reference import Source
-
-SOURCE = Source("vault", "secret/app")
+from broker.cache.flights import Flight
+from broker.errors import SourceUnavailableError
 
 
-async def test_a_read_that_is_ended_before_its_first_step_tells_who_waits() -> None:
-    flights = Flights()
-
-    async def never(_flight: Flight) -> Entry | SecretMissingError:
-        raise AssertionError
-
-    waiter = asyncio.create_task(flights.begin(SOURCE, never).landed())
-    await flights.aclose()
+async def test_who_asks_a_read_that_was_given_up_does_not_wait_for_it() -> None:
+    flight = Flight()
+    flight.end(None)
     with pytest.raises(SourceUnavailableError, match="shutting down"):
-        await asyncio.wait_for(waiter, 10)
-    with pytest.raises(SourceUnavailableError, match="shutting down"):
-        flights.begin(SOURCE, never)
+        async with asyncio.timeout(5):
+            await flight.landed()
 
 
-async def test_a_defect_reaches_all_who_wait_and_the_next_one_begins_anew() -> None:
-    flights = Flights()
-
-    async def defect(_flight: Flight) -> Entry | SecretMissingError:
-        await asyncio.sleep(0)
-        message = "a defect"
-        raise ValueError(message)
-
-    flight = flights.begin(SOURCE, defect)
-    found = await asyncio.gather(flight.landed(), flight.landed(), return_exceptions=True)
-    assert [str(one) for one in found] == ["a defect", "a defect"]
-    assert flights.find(SOURCE) is None
-    with pytest.raises(ValueError, match="a defect"):
+async def test_the_first_end_counts() -> None:
+    flight, error = Flight(), SourceUnavailableError("the store is sealed")
+    flight.end(error)
+    flight.end(None)
+    with pytest.raises(SourceUnavailableError, match="sealed"):
         await flight.landed()
