@@ -143,12 +143,13 @@ class Upkeep:
         policy = self._policy.current
         if policy is self._asked:
             return
-        self._asked = policy
         for number, held in enumerate(self._book.all(), 1):
             if held.record.state is not LeaseState.REVOKING and not self._is_allowed(policy, held):
                 await self._book.withdraw(held, LeaseReason.POLICY)
             if number % _POLICY_STEP == 0:
                 await asyncio.sleep(0)
+        # Not before all of them were asked about: what fails on the way is done again.
+        self._asked = policy
 
     async def revoke_all(self, *, seconds: float) -> None:
         """Revoke every lease that the back end can revoke; what is left after `seconds` is for the next start."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
@@ -289,6 +290,21 @@ async def test_a_renewal_that_fails_does_not_put_off_what_policy_has_withdrawn(d
     answered.set()
     await desk.leases.upkeep.idle()
     await desk.work(2)
+    assert desk.mint.leases == {}
+
+
+async def test_a_new_policy_that_could_not_be_asked_is_asked_again(desk: Desk) -> None:
+    class Failing(FakePolicy):
+        def decide_all(self, **_: object) -> NoReturn:
+            raise ArithmeticError
+
+    await desk.get()
+    policy: FakePolicy = Failing()
+    desk.held = policy
+    with pytest.raises(ArithmeticError):
+        await desk.work()
+    del Failing.decide_all
+    await desk.work()
     assert desk.mint.leases == {}
 
 
