@@ -16,6 +16,10 @@ class Processor:
         self._began = time.monotonic()
         self._used, self._idle = self._look()
 
+    def used(self) -> float:
+        """Return the seconds of a processor that the process has used."""
+        return self._look()[0] - self._used
+
     def was_taken(self) -> bool:
         """Tell whether others kept the process waiting: it got less than a quarter of one, and hardly any was idle."""
         used, idle = self._look()
