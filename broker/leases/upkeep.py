@@ -87,6 +87,8 @@ class Upkeep:
         self._policy = policy
         self._clock = clock
         self._asked: Policy = policy.current
+        # Being minted when a new policy came.
+        self._minting: set[str] = set()
         self._work: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
 
@@ -140,16 +142,32 @@ class Upkeep:
 
     async def heed_policy(self) -> None:
         """Withdraw what a new policy does not allow any more."""
+        for lease_id in tuple(self._minting):
+            held = self._book.get(lease_id)
+            if held is None or held.record.state is not LeaseState.MINTING:
+                self._minting.discard(lease_id)
+                if held is not None:
+                    await self._heed(held, self._policy.current)
         policy = self._policy.current
         if policy is self._asked:
             return
         for number, held in enumerate(self._book.all(), 1):
-            if held.record.state is not LeaseState.REVOKING and not self._is_allowed(policy, held):
-                await self._book.withdraw(held, LeaseReason.POLICY)
+            await self._heed(held, policy)
             if number % _POLICY_STEP == 0:
                 await asyncio.sleep(0)
         # Not before all of them were asked about: what fails on the way is done again.
         self._asked = policy
+
+    async def _heed(self, held: Held, policy: Policy) -> None:
+        match held.record.state:
+            case LeaseState.MINTING:
+                # There is nothing to revoke yet, and it may be handed out in a moment: asked about then.
+                self._minting.add(held.record.id)
+            case LeaseState.LIVE | LeaseState.SUPERSEDED:
+                if not self._is_allowed(policy, held):
+                    await self._book.withdraw(held, LeaseReason.POLICY)
+            case LeaseState.REVOKING:
+                return
 
     async def revoke_all(self, *, seconds: float) -> None:
         """Revoke every lease that the back end can revoke; what is left after `seconds` is for the next start."""

@@ -293,6 +293,21 @@ async def test_a_renewal_that_fails_does_not_put_off_what_policy_has_withdrawn(d
     assert desk.mint.leases == {}
 
 
+async def test_a_new_policy_counts_for_what_was_being_minted_when_it_came(desk: Desk) -> None:
+    desk.mint.gate, minting = asyncio.Event(), asyncio.Event()
+    desk.mint.before = lambda call: minting.set() if call == "mint" else None
+    asking = asyncio.create_task(desk.get())
+    await minting.wait()
+    desk.held = FakePolicy(known=False)
+    await desk.work()
+    assert "revoke" not in desk.mint.calls, "nothing is known yet that could be revoked"
+    desk.mint.gate.set()
+    await asking
+    await desk.work()
+    assert desk.mint.leases == {}
+    assert desk.state.rows == {}
+
+
 async def test_a_new_policy_that_could_not_be_asked_is_asked_again(desk: Desk) -> None:
     class Failing(FakePolicy):
         def decide_all(self, **_: object) -> NoReturn:
