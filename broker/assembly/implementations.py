@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from pydantic import BaseModel
 
@@ -17,6 +18,9 @@ from broker.store.state import SqliteStateStore, read_leases
 from broker.store.trail import SqliteTrailStore
 from broker.store.trail_reader import SqliteTrailReader
 
+# Of a provider whose settings say nothing of it.
+_CONNECTIONS: Final = 32
+
 
 def build_providers(settings: Settings, tools: ProviderTools) -> dict[str, Provider]:
     """Return a provider for each section of `settings.providers`, with `tools` and the variables that are its own.
@@ -25,13 +29,29 @@ def build_providers(settings: Settings, tools: ProviderTools) -> dict[str, Provi
         SettingsInvalidError: A section names no provider, does not fit its model, or names an undeclared variable.
 
     """
-    sections = {
-        scheme: validate_section(entry_for(scheme).settings, section, where=f"providers.{scheme}")
-        for scheme, section in settings.providers.items()
-    }
+    sections = _sections(settings)
     # Before any provider is built, because one takes its variables out of the environment.
     tools = replace(tools, own=_own_variables(sections))
     return {scheme: entry_for(scheme).build(section, tools) for scheme, section in sections.items()}
+
+
+def provider_connections(settings: Settings) -> dict[str, int]:
+    """Return how many connections each provider may have open at once.
+
+    Raises:
+        SettingsInvalidError: As `build_providers`.
+
+    """
+    return {
+        scheme: getattr(section, "max_connections", _CONNECTIONS) for scheme, section in _sections(settings).items()
+    }
+
+
+def _sections(settings: Settings) -> dict[str, BaseModel]:
+    return {
+        scheme: validate_section(entry_for(scheme).settings, section, where=f"providers.{scheme}")
+        for scheme, section in settings.providers.items()
+    }
 
 
 def _own_variables(sections: Mapping[str, BaseModel]) -> OwnVariables:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 
 from broker.assembly.foundation import Foundation
-from broker.assembly.implementations import build_providers, state_store
+from broker.assembly.implementations import build_providers, provider_connections, state_store
 from broker.assembly.parts import sealed_file
 from broker.cache.cache import Cache
 from broker.cache.memory_limit import MemoryLimit
 from broker.cache.sealing import Sealing
 from broker.changes import Comparable
-from broker.config import Settings
+from broker.config import LimitSettings
 from broker.fair_queue import FairQueue, FairQueues
 from broker.grammar import VAULT
 from broker.leases.book import LeaseSettings
@@ -17,9 +17,6 @@ from broker.leases.leases import Leases
 from broker.lifetime import Lifetime
 from broker.providers.base import Leasing, ProviderTools
 from broker.sources import Sources
-
-# What a provider whose section says nothing of it may have open at once.
-_PROVIDER_CONNECTIONS = 32
 
 
 class SourceSide:
@@ -45,7 +42,8 @@ class SourceSide:
         settings, clock, metrics = base.settings, base.clock, base.metrics
         tools = ProviderTools(clock=clock, observer=metrics, max_value_bytes=settings.limits.max_value_bytes)
         self.providers = build_providers(settings, tools)
-        self.max_connections = sum(map(_connections_of, settings.providers.values()))
+        connections = provider_connections(settings)
+        self.max_connections = sum(connections.values())
         self.comparable = {scheme: one for scheme, one in self.providers.items() if isinstance(one, Comparable)}
         self.cache = Cache(
             clock=clock,
@@ -56,7 +54,7 @@ class SourceSide:
             negative_seconds=settings.cache.negative_seconds,
         )
         self._memory_limit = MemoryLimit(cache=self.cache, metrics=metrics, clock=clock)
-        queues = _queues(settings)
+        queues = _queues(settings.limits, connections)
         self._state = state_store(settings.state_directory)
         self.leases = Leases(
             store=self._state,
@@ -101,21 +99,15 @@ class SourceSide:
         return Sealing(file=file, cache=self.cache, fetch=store.fetch, clock=base.clock)
 
 
-def _connections_of(section: Mapping[str, object]) -> int:
-    """Return how many connections the provider of a section of the settings may have open at once."""
-    return int(str(section.get("max_connections", _PROVIDER_CONNECTIONS)))
-
-
-def _queues(settings: Settings) -> FairQueues:
+def _queues(limits: LimitSettings, connections: Mapping[str, int]) -> FairQueues:
     """Return a line for each provider: whoever comes first waits here and not behind others' reads in the provider."""
-    limits = settings.limits
     return FairQueues(
         {
             scheme: FairQueue(
-                at_once=_connections_of(section),
+                at_once=at_once,
                 max_waiting=limits.max_waiting_reads,
                 max_waiting_each=limits.max_waiting_reads_per_identity,
             )
-            for scheme, section in settings.providers.items()
+            for scheme, at_once in connections.items()
         }
     )
