@@ -57,7 +57,7 @@ class FakeMint:
         self._call("mint")
         if self.gate is not None:
             await self.gate.wait()
-        number = len(self.leases) + self.calls.count("revoke") + 1
+        number = self.calls.count("mint")
         document = SecretDocument.of_fields({"username": f"user-{number}", "password": f"pass-{number}"}, size=8)
         if self.seconds == 0:
             return Reading(document, not_after=self.not_after)

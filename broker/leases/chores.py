@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -11,7 +12,7 @@ from broker.leases.book import LeaseBook
 from broker.leases.held import Held
 from broker.leases.record import LeaseState
 from broker.logs import EventLogger
-from broker.providers.base import Leasing
+from broker.providers.base import Grip, Leasing
 
 _LOG: Final = EventLogger("broker.leases")
 _LONGEST_RETRY_SECONDS: Final = 300.0
@@ -49,10 +50,18 @@ class Chores:
             await leasing.look_up(held.record.grip)
         except SecretMissingError:
             if held.record.state is LeaseState.LIVE:
-                await self._book.forget(held, "lost")
+                await self._lose(held)
         except FetchError:
             # It lives as long as nobody says otherwise.
             return
+
+    async def _lose(self, held: Held) -> None:
+        """Let go of `held`, which the back end does not know any more, and end what it hung on."""
+        await self._book.forget(held, "lost")
+        if held.record.parent:
+            # A namespace that is sealed knows none of its leases either; without its parent, none comes back with it.
+            with suppress(FetchError):
+                await self._providers[held.record.provider].revoke(Grip(handle="", parent=held.record.parent))
 
     async def _look_after(self, held: Held) -> None:
         now = self._clock.monotonic()
@@ -74,7 +83,7 @@ class Chores:
         try:
             extension = await leasing.renew(held.record.grip, seconds=held.seconds)
         except SecretMissingError:
-            await self._book.forget(held, "lost")
+            await self._lose(held)
         except FetchError as error:
             self._book.failed(held, "renew_failed")
             if held.record.state is LeaseState.LIVE:
