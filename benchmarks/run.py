@@ -65,7 +65,8 @@ def main() -> int:
         _agent_start(place, arguments.rounds)
     sys.stdout.flush()
     # A store and a broker of their own, whose policy and budget pass every read.
-    return subprocess.run([sys.executable, str(Path(__file__).with_name("uncached.py"))], check=False).returncode
+    uncached = [sys.executable, str(Path(__file__).with_name("uncached.py")), *extra]
+    return subprocess.run(uncached, check=False).returncode
 
 
 def _rates(place: Sandbox, proxy_port: int, empty_port: int, arguments: argparse.Namespace) -> None:
