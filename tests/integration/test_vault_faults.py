@@ -327,6 +327,41 @@ async def test_a_redirect_is_not_followed_and_the_token_stays_here(tmp_path: Pat
         assert {headers["X-Vault-Token"] for _, headers in store.asked} == {TOKEN}
 
 
+@pytest.mark.parametrize(
+    ("wanted", "waits", "lowest"),
+    [
+        ("Fri, 15 Jan 2027 08:00:20 GMT", 20, 1000),
+        ("20", 20, 1000),
+        # In the past: come at once, but to half as much.
+        ("Fri, 15 Jan 2027 07:00:00 GMT", 0, 500),
+        ("tomorrow", None, 500),
+        ("Sat, 16 Jan 2027 08:00:00 GMT", 60, 1000),
+    ],
+)
+async def test_the_time_that_a_429_names_is_kept_in_both_of_its_forms(
+    tmp_path: Path, wanted: str, waits: int | None, lowest: float
+) -> None:
+    more = f"Date: Fri, 15 Jan 2027 08:00:00 GMT\r\nRetry-After: {wanted}\r\n"
+    async with fake(http(b'{"errors": ["slow down"]}', status="429 Too Many Requests", more=more)) as store:
+        seen = Seen()
+        provider = fake_provider(store, tmp_path, seen=seen)
+        error = await unavailable(provider)
+        assert error.retry_after is not None
+        # Without a time, the first pause is a random part of a second.
+        assert error.retry_after == waits if waits is not None else 0 <= error.retry_after <= 1
+        assert seen.lowest == pytest.approx(lowest, rel=0.05)
+        if waits:
+            asked = store.count("/v1/secret/")
+            assert (await unavailable(provider)).retry_after == pytest.approx(waits, abs=5)
+            seen.advance(waits - 5)
+            await unavailable(provider)
+            assert store.count("/v1/secret/") == asked
+            seen.advance(5)
+            await unavailable(provider)
+            assert store.count("/v1/secret/") == asked + 1
+        await provider.aclose()
+
+
 async def test_a_broken_connection_is_tried_once_more_by_a_read(tmp_path: Path) -> None:
     async with fake(b"", abort=True) as store:
         provider = fake_provider(store, tmp_path)
