@@ -6,6 +6,9 @@ ARG BASE=docker.io/library/python:3.13.9-slim-bookworm
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0
 WORKDIR /src
+# The release of the base names its version; a number here would end the build at the release's next update.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends binutils
 COPY requirements.lock requirements-build.lock ./
 # pip and the build back end stay behind in /opt/build; /opt/broker holds what the lock names and nothing else.
 RUN python -m venv /opt/build \
@@ -13,6 +16,8 @@ RUN python -m venv /opt/build \
  && python -m venv --without-pip /opt/broker \
  && /opt/build/bin/python -m pip --python /opt/broker/bin/python install \
       --require-hashes --no-compile --no-deps --only-binary :all: -r requirements.lock
+# What follows the installation goes because nothing reads it where the broker runs: what compilers need, and the debug
+# information that wheels carry, which is 10 MB.
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY broker ./broker
 # `broker version` names the commit, as the label below does: --build-arg REVISION=$(git rev-parse HEAD)
@@ -20,7 +25,8 @@ ARG REVISION=
 RUN PATH=/opt/build/bin:$PATH SOURCE_COMMIT=${REVISION} hatchling build -t wheel -d /dist \
  && /opt/build/bin/python -m pip --python /opt/broker/bin/python install --no-compile --no-deps --no-index /dist/*.whl \
  && find /opt/broker/bin -type f ! -name broker -delete \
- && find /opt/broker/lib \( -name direct_url.json -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' \) -delete
+ && find /opt/broker/lib \( -name direct_url.json -o -name '*.py[ix]' -o -name '*.px[di]' -o -name '*.proto' -o -name '*.h' \) -delete \
+ && find /opt/broker/lib -name '*.so' -exec strip --strip-debug {} +
 COPY deploy/image/compile_imported.py /
 # A fixed uid, so that volumes and pod security contexts can name it. The root is read-only where the broker runs, so
 # bytecode that is not here would be compiled at every start and at every health check.
