@@ -131,9 +131,12 @@ class LeaseBook:
         ]
         await self._store.keep_leases([held.record, *records])
         for other, record in zip(replaced, records, strict=True):
-            other.record, other.reading, other.answered = record, None, None
-            self.remind_by_record(other)
-        self._live[key] = held
+            # What was withdrawn during the write is revoked now, not after the overlap.
+            if other.record.state is not LeaseState.REVOKING:
+                other.record, other.reading, other.answered = record, None, None
+                self.remind_by_record(other)
+        if held.record.state is LeaseState.LIVE:
+            self._live[key] = held
         self._count()
         await self._tell(held, "minted")
 

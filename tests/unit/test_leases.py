@@ -7,6 +7,7 @@ from typing import NoReturn
 import pytest
 
 from broker.audit.event import AuditEvent
+from broker.cache.remembered import Cached
 from broker.errors import (
     FetchError,
     LeaseUnknownError,
@@ -17,7 +18,7 @@ from broker.errors import (
     StateUnavailableError,
     UpstreamDeniedError,
 )
-from broker.leases.record import LeaseState
+from broker.leases.record import LeaseRecord, LeaseState
 from broker.policy.decision import Allow
 from broker.providers.base import Extension, Grip, Leasing
 from tests.fakes import START, FakePolicy, fake_lease, fake_peer
@@ -306,6 +307,46 @@ async def test_a_new_policy_counts_for_what_was_being_minted_when_it_came(desk: 
     await desk.work()
     assert desk.mint.leases == {}
     assert desk.state.rows == {}
+
+
+async def replacing(desk: Desk) -> "tuple[asyncio.Task[Cached], asyncio.Event]":
+    """Have a lease replaced, and stop while that is written; return who asks, and what lets the writing end."""
+    desk.mint.renewable = False
+    await desk.get()
+    desk.clock.advance(HOUR * 0.8)
+    keep, writing, go_on = desk.state.keep_leases, asyncio.Event(), asyncio.Event()
+
+    async def slow(records: list[LeaseRecord]) -> None:
+        await keep(records)
+        if len(records) > 1 and not writing.is_set():
+            writing.set()
+            await go_on.wait()
+
+    desk.state.keep_leases = slow  # type: ignore[method-assign]  # A disk that takes its time.
+    asking = asyncio.create_task(desk.get())
+    await writing.wait()
+    return asking, go_on
+
+
+async def test_what_policy_withdraws_while_it_is_being_replaced_is_revoked_without_the_overlap(desk: Desk) -> None:
+    asking, go_on = await replacing(desk)
+    desk.held = FakePolicy()
+    await desk.leases.upkeep.heed_policy()
+    go_on.set()
+    with pytest.raises(SourceUnavailableError, match="withdrawn"):
+        await asking
+    await desk.work()
+    assert desk.mint.leases == {}
+
+
+async def test_a_lease_taken_back_before_it_was_handed_out_does_not_stand_in_the_way_of_the_next(desk: Desk) -> None:
+    asking, go_on = await replacing(desk)
+    await desk.leases.take_back(lambda _: True, seconds=1.0)
+    assert desk.mint.leases == {}
+    go_on.set()
+    with pytest.raises(SourceUnavailableError, match="withdrawn"):
+        await asking
+    assert values(await desk.get()) == (b"user-3", b"pass-3")
 
 
 async def test_a_new_policy_that_could_not_be_asked_is_asked_again(desk: Desk) -> None:
