@@ -70,10 +70,11 @@ def test_a_changed_secret_signals_the_command_and_its_exit_status_is_this_ones(
 ) -> None:
     seen = tmp_path / "seen"
     script = f"trap 'exit 7' USR1; echo up >> {seen}; while :; do sleep 0.1; done"
-    write(broker, "before")
+    write(broker, "before the signal")
     with child(broker, script, "--on-change", "USR1") as process:
         wait_until(lambda: len(lines(seen)) == 1)
-        write(broker, "after")
+        # No value of another test: what is remembered of that and comes back is no change.
+        write(broker, "after the signal")
         assert process.wait(60) == 7
     assert lines(seen) == ["up"]
 
