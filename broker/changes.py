@@ -135,9 +135,6 @@ class ChangeFeed:
             self._stale[source] = max(seconds, self._stale.get(source, 0.0))
         if self._closed:
             subscription.end("shutdown")
-        for source in tuple(subscription.known):
-            if source in self._revisions:
-                self._check_known(subscription, source)
         return complete
 
     def unsubscribe(self, subscription: Subscription) -> None:
@@ -212,16 +209,18 @@ class ChangeFeed:
             for source, revision in found.items()
             if source in self._since and self._revisions.get(source, revision).mark != revision.mark
         }
-        new = [source for source in found if source in self._since and source not in self._revisions]
-        if changed:
+        # Who comes while the cache is told has its first look the next time.
+        first_looks = [(one, found.keys() & one.known.keys()) for one in self._subscriptions if one.known]
+        outdated = changed.union(*(_behind(one, sources, found) for one, sources in first_looks))
+        if outdated:
             # Before anybody is told: who asks then must not get what was there before.
-            await self._cache.renew(changed.__contains__)
+            await self._cache.renew(outdated.__contains__)
         self._revisions.update({source: found[source] for source in found if source in self._since})
         for source in found:
             if source in changed:
                 self._announce(source, found[source])
-        for subscription in self._subscriptions:
-            for source in new if subscription.known else ():
+        for subscription, sources in first_looks:
+            for source in sources:
                 self._check_known(subscription, source)
 
     def _announce(self, source: Source, revision: Revision) -> None:
@@ -233,7 +232,7 @@ class ChangeFeed:
                 subscription.tell(change)
 
     def _check_known(self, subscription: Subscription, source: Source) -> None:
-        """Tell a watcher of a source whose first look shows another version than it has."""
+        """Tell a watcher of a source that has another version than it has, at the first look since it came."""
         known, revision = subscription.known.pop(source, None), self._revisions.get(source)
         if known is not None and revision is not None and revision.version != known:
             subscription.tell(Change(self._number, source, revision.version, gone=revision.is_gone))
@@ -250,3 +249,8 @@ class ChangeFeed:
                 subscription.tell(change)
         began = max((self._since.get(source, self._number + 1) for source in subscription.sources), default=0)
         return last_seen >= max(oldest - 1, began)
+
+
+def _behind(watcher: Subscription, sources: Collection[Source], found: Mapping[Source, Revision]) -> set[Source]:
+    """Return those of `sources` of which the watcher has another version, perhaps out of what is remembered."""
+    return {source for source in sources if watcher.known[source] != found[source].version}

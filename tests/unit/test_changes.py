@@ -155,8 +155,22 @@ async def test_a_change_between_reading_and_watching_is_told_at_the_first_look(s
     assert told(late) == [(APP, "2", False)]
     right = store.watch(APP, known={APP: "2"})
     later = store.watch(APP, known={APP: "1"})
+    await store.feed.compare()
     assert told(right) == []
     assert told(later) == [(APP, "2", False)]
+    await store.feed.compare()
+    assert told(later) == []
+
+
+async def test_what_a_watcher_has_is_no_longer_remembered_when_it_is_told_that_it_is_old(store: Store) -> None:
+    store.set(APP, 2), store.set(DB, 1)
+    first = store.watch(APP, DB, known={APP: "1", DB: "1"})
+    await store.feed.compare()
+    assert told(first) == [(APP, "2", False)]
+    assert store.renewed == [APP]
+    store.watch(APP, known={APP: "1"})
+    await store.feed.compare()
+    assert store.renewed == [APP, APP]
 
 
 async def test_a_slow_watcher_is_told_of_the_last_change_alone(store: Store) -> None:
