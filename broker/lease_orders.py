@@ -19,16 +19,12 @@ _WAIT_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which leases an order is about: one, those of an identity, those of references; all, when nothing is named."""
+    """Which leases an order is about: one, those of an identity, those of references, or all; none unless it says."""
 
     lease: str = ""
     identity: str = ""
     patterns: tuple[Pattern, ...] = ()
-
-    @property
-    def everything(self) -> bool:
-        """Tell whether it is about all of them."""
-        return not (self.lease or self.identity or self.patterns)
+    everything: bool = False
 
     def concerns(self, record: LeaseRecord) -> bool:
         """Tell whether the order is about the lease of `record`."""

@@ -40,7 +40,10 @@ class RevokeRequest(BaseModel):
     def selection(self) -> Selection:
         """Return what is named. Raises: MalformedPatternError."""
         return Selection(
-            lease=self.lease or "", identity=self.identity or "", patterns=patterns_of(self.references or ())
+            lease=self.lease or "",
+            identity=self.identity or "",
+            patterns=patterns_of(self.references or ()),
+            everything=self.everything is True,
         )
 
 

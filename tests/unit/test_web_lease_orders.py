@@ -178,7 +178,14 @@ async def test_policy_is_asked_again_when_the_order_has_been_read(bench: Bench) 
     bench.desk.policy.administrator = False
     origin = Origin(name=SHIPPER, address="127.0.0.1", request="r")
     with pytest.raises(NotAdministratorError):
-        await bench.orders.revoke(Selection(), peer=fake_peer(), origin=origin)
+        await bench.orders.revoke(Selection(everything=True), peer=fake_peer(), origin=origin)
+    assert bench.left() == ALL
+
+
+async def test_an_order_that_names_nothing_takes_nothing_back(bench: Bench) -> None:
+    origin = Origin(name=SHIPPER, address="127.0.0.1", request="r")
+    done = await bench.orders.revoke(Selection(), peer=fake_peer(), origin=origin)
+    assert done.leases == 0
     assert bench.left() == ALL
 
 
