@@ -8,8 +8,9 @@ from pathlib import Path
 from aiohttp import web
 
 from broker.cli.serve import loop_factory
-from broker.web.certificates import TlsFiles, build_context, read_pair, read_trust
-from broker.web.listener import TlsListener, bind
+from broker.web.listening.binding import bind
+from broker.web.listening.tls_listener import TlsListener
+from broker.web.tls.certificates import TlsFiles, build_context, read_pair, read_trust
 
 
 async def answer(request: web.Request) -> web.Response:

@@ -27,10 +27,10 @@ from broker.policy_file import PolicyFile
 from broker.readiness import Dependencies, Readiness
 from broker.reload import Part, PartName, Reloader
 from broker.systemd.activation import AGENTS, OPERATIONS
-from broker.web.operations import build_operations_app
-from broker.web.orders import webhook_route
-from broker.web.parser import require_strict_parser
-from broker.web.tls import HandshakeOutcome
+from broker.web.listening.parser import require_strict_parser
+from broker.web.routes.operations import build_operations_app
+from broker.web.routes.orders import webhook_route
+from broker.web.tls.handshake import HandshakeOutcome
 from broker.webhook_keys import WebhookKeys
 
 _LOG: Final = EventLogger("broker.app")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import broker.assembly.source_side
-import broker.web.routes
+import broker.web.routes.resolve
 from broker.__main__ import main
 from broker.providers.base import Provider, Reading
 from broker.resolution import Granted, Resolution
@@ -89,8 +89,8 @@ def careless_providers(*arguments: Any) -> dict[str, Provider]:
 
 
 if __name__ == "__main__":
-    answer, build = broker.web.routes.resolution_body, broker.assembly.source_side.build_providers
-    broker.web.routes.resolution_body = careless_answer
+    answer, build = broker.web.routes.resolve.resolution_body, broker.assembly.source_side.build_providers
+    broker.web.routes.resolve.resolution_body = careless_answer
     broker.assembly.source_side.build_providers = careless_providers
     signal.signal(signal.SIGUSR1, look)
     signal.signal(signal.SIGUSR2, switch_on)

@@ -17,7 +17,7 @@ import pytest
 
 from broker.cli.child import Process, process
 from broker.cli.sandbox import Sandbox, sandbox
-from broker.web.listener import bind
+from broker.web.listening.binding import bind
 from tests.running import RunningBroker, verb
 from tests.waiting import wait_until
 

@@ -17,14 +17,14 @@ from broker.resolve import ResolveReferences
 from broker.throttle import Throttle
 from broker.tokens import TokenVerifier, public_jwks
 from broker.watch import WatchLimits, WatchReferences
-from broker.web.administrators import AdministratorDoor
-from broker.web.lease_orders import lease_order_routes
-from broker.web.leases import lease_routes
-from broker.web.oauth import oauth_routes
-from broker.web.orders import order_routes
-from broker.web.routes import RequestLimits, build_agent_app
-from broker.web.tls import Peers
-from broker.web.watch import WatchHandler, watch_routes
+from broker.web.routes.administrators import AdministratorDoor
+from broker.web.routes.lease_orders import lease_order_routes
+from broker.web.routes.leases import lease_routes
+from broker.web.routes.oauth import oauth_routes
+from broker.web.routes.orders import order_routes
+from broker.web.routes.resolve import RequestLimits, build_agent_app
+from broker.web.routes.watch import WatchHandler, watch_routes
+from broker.web.tls.peers import Peers
 
 _MAX_TOKEN_SECONDS = 3600
 

@@ -17,7 +17,7 @@ from broker.metrics import Metrics
 from broker.policy.current import CurrentPolicy
 from broker.policy_file import load_policy
 from broker.tracing import Tracing
-from broker.web.credentials import Credentials
+from broker.web.tls.credentials import Credentials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

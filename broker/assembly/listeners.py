@@ -13,11 +13,12 @@ from broker.audit.event import AuditEvent, EventKind, Outcome
 from broker.descriptors import connections_within_limit
 from broker.errors import AuditUnavailableError
 from broker.lifetime import Lifetime
-from broker.web.drain import Drain
-from broker.web.http_connection import HttpConnections
-from broker.web.listener import HandshakeResult, TlsListener, bind
-from broker.web.plain_listener import PlainListener
-from broker.web.tls import HandshakeOutcome
+from broker.web.listening.binding import bind
+from broker.web.listening.drain import Drain
+from broker.web.listening.http_connection import HttpConnections
+from broker.web.listening.plain_listener import PlainListener
+from broker.web.listening.tls_listener import HandshakeResult, TlsListener
+from broker.web.tls.handshake import HandshakeOutcome
 
 # Probes and scrapes of a platform, several times over. They come out of the descriptors that no agent gets, and one
 # that is idle makes room soon.

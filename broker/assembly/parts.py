@@ -9,7 +9,7 @@ from broker.config import Settings, TracingSettings
 from broker.errors import SettingsInvalidError
 from broker.finding import found
 from broker.tracing import Tracing
-from broker.web.certificates import TlsFiles
+from broker.web.tls.certificates import TlsFiles
 from broker.webhook import WebhookVerifier
 from broker.webhook_keys import read_webhook_keys
 

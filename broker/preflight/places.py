@@ -10,7 +10,7 @@ from typing import Final
 
 from broker.finding import Finding, FoundError, Severity
 from broker.key_file import read_private
-from broker.web.listener import bind
+from broker.web.listening.binding import bind
 
 _KEYS: Final = ("token.key", "checkpoint.key", "fingerprint.key")
 _DATABASES: Final = ("audit.db", "state.db")

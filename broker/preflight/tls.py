@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.finding import Finding, FoundError, Severity
-from broker.web.certificates import (
+from broker.web.tls.certificates import (
     ClientTrust,
     ServerPair,
     TlsFiles,

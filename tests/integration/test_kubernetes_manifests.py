@@ -15,7 +15,7 @@ from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonit
 from broker.config import Settings
 from broker.config_source import read_settings
 from broker.policy_file import load_policy
-from broker.web.operations import LIVEZ_PATH, METRICS_PATH, READYZ_PATH
+from broker.web.routes.operations import LIVEZ_PATH, METRICS_PATH, READYZ_PATH
 from tests import prometheus_rule
 from tests.manifests import (
     KUSTOMIZATIONS,

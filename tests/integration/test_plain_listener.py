@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from broker.web.http_connection import HttpConnections
-from broker.web.listener import bind
-from broker.web.plain_listener import PlainListener
+from broker.web.listening.binding import bind
+from broker.web.listening.http_connection import HttpConnections
+from broker.web.listening.plain_listener import PlainListener
 
 PLACES = 2
 MARKER = "lf_pat_marker"

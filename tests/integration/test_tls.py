@@ -19,9 +19,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from broker.errors import IdentityRefusedError, SettingsInvalidError
-from broker.web.certificates import TlsFiles, build_context, read_pair, read_trust
-from broker.web.listener import HandshakeResult, TlsListener, bind
-from broker.web.tls import HandshakeOutcome, Peers, VerifiedChain, handshake_failure_reason
+from broker.web.listening.binding import bind
+from broker.web.listening.tls_listener import HandshakeResult, TlsListener
+from broker.web.tls.certificates import TlsFiles, build_context, read_pair, read_trust
+from broker.web.tls.handshake import HandshakeOutcome, handshake_failure_reason
+from broker.web.tls.peers import Peers, VerifiedChain
 from tests.certificates import Files, TestAuthority, client_context
 from tests.dialing import REQUEST, ask, dial
 from tests.waiting import until
@@ -431,8 +433,8 @@ def test_many_silent_clients_hold_nobody_up(run: Run[Any], authority: TestAuthor
 def test_who_waits_for_a_handshake_at_the_stop_may_still_ask(
     run: Run[Any], authority: TestAuthority, good: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.web.accepting._AT_ONCE", 1)
-    monkeypatch.setattr("broker.web.accepting._STUCK_SECONDS", 60)
+    monkeypatch.setattr("broker.web.listening.accepting._AT_ONCE", 1)
+    monkeypatch.setattr("broker.web.listening.accepting._STUCK_SECONDS", 60)
 
     async def story() -> None:
         async with serving(authority, handshake_seconds=60) as served:

@@ -18,10 +18,11 @@ from broker.audit.event import EventKind, Outcome
 from broker.errors import IdentityRefusedError, SettingsInvalidError
 from broker.finding import FoundError
 from broker.reload import Reloader
-from broker.web.certificates import TlsFiles, read_pair, read_trust
-from broker.web.credentials import Credentials
-from broker.web.listener import HandshakeResult, TlsListener, bind
-from broker.web.tls import Peers
+from broker.web.listening.binding import bind
+from broker.web.listening.tls_listener import HandshakeResult, TlsListener
+from broker.web.tls.certificates import TlsFiles, read_pair, read_trust
+from broker.web.tls.credentials import Credentials
+from broker.web.tls.peers import Peers
 from tests.certificates import Files, TestAuthority, client_context
 from tests.dialing import ask, dial
 from tests.fakes import FakeTrail, fake_metrics

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.web.tls import HandshakeOutcome
+from broker.web.tls.handshake import HandshakeOutcome
 from tests.certificates import Files, TestAuthority, client_context
 from tests.dialing import ask, dial
 from tests.docs.surroundings import SHIPPER

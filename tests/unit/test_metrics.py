@@ -5,7 +5,7 @@ import math
 from broker.audit.event import EventKind
 from broker.metrics import Metrics, Outlook
 from broker.reload import PartName
-from broker.web.tls import HandshakeOutcome
+from broker.web.tls.handshake import HandshakeOutcome
 from tests.fakes import START, fake_metrics
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from broker.web.pace import Pace
+from broker.web.listening.pace import Pace
 
 FOREVER = 60.0
 

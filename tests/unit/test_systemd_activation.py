@@ -10,7 +10,7 @@ import pytest
 
 from broker.errors import SettingsInvalidError
 from broker.systemd.activation import inherited_sockets
-from broker.web.listener import bind
+from broker.web.listening.binding import bind
 
 PID = 4711
 # Far above what the test runner has open.

@@ -5,7 +5,7 @@ import asyncio
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from broker.web.drain import Drain
+from broker.web.listening.drain import Drain
 
 
 async def test_it_waits_for_the_last_request_and_tells_its_client_to_go() -> None:

@@ -12,9 +12,9 @@ from broker.administration import Administration, Origin
 from broker.errors import NotAdministratorError, SourceUnavailableError, UpstreamDeniedError
 from broker.lease_orders import OrderLeases, Selection
 from broker.reference import parse
-from broker.web.administrators import AdministratorDoor
-from broker.web.lease_orders import REVOKE_PATH, lease_order_routes
-from broker.web.routes import RequestLimits, build_agent_app
+from broker.web.routes.administrators import AdministratorDoor
+from broker.web.routes.lease_orders import REVOKE_PATH, lease_order_routes
+from broker.web.routes.resolve import RequestLimits, build_agent_app
 from tests.fakes import FakePeers, fake_peer
 from tests.lease_desk import Desk
 

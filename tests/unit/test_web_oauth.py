@@ -19,7 +19,7 @@ from broker.policy.current import CurrentPolicy
 from broker.policy.engine import compile_policy
 from broker.tokens import SigningKey, public_jwks
 from broker.web.middleware import Edge, finish
-from broker.web.oauth import TOKEN_PATH, metadata, oauth_routes
+from broker.web.routes.oauth import TOKEN_PATH, metadata, oauth_routes
 from tests.fakes import FakeClock, FakePeers, FakeTrail, fake_metrics, fake_peer
 
 ISSUER = "https://broker.example:8443"

@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from broker.readiness import Readiness
-from broker.web.operations import build_operations_app
+from broker.web.routes.operations import build_operations_app
 from tests.fakes import FakeClock, fake_metrics
 
 Client = TestClient[web.Request, web.Application]

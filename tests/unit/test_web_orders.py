@@ -15,10 +15,10 @@ from broker.errors import IdentityRefusedError, IdentityRefusedReason
 from broker.orders import OrderCache
 from broker.reference import Source
 from broker.secret import Encoding, SecretValue
-from broker.web.administrators import AdministratorDoor
-from broker.web.operations import Readiness, build_operations_app
-from broker.web.orders import WEBHOOK_PATH, order_routes, webhook_route
-from broker.web.routes import RequestLimits, build_agent_app
+from broker.web.routes.administrators import AdministratorDoor
+from broker.web.routes.operations import Readiness, build_operations_app
+from broker.web.routes.orders import WEBHOOK_PATH, order_routes, webhook_route
+from broker.web.routes.resolve import RequestLimits, build_agent_app
 from broker.webhook import WebhookVerifier
 from tests.fakes import START, FakeClock, FakePeers, FakePolicy, FakeTrail, fake_metrics
 

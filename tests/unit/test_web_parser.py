@@ -4,7 +4,7 @@ import pytest
 from aiohttp import http_parser
 
 from broker.errors import SettingsInvalidError
-from broker.web.parser import require_strict_parser
+from broker.web.listening.parser import require_strict_parser
 
 
 def test_the_parser_in_c_is_what_is_installed() -> None:

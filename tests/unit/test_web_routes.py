@@ -25,7 +25,7 @@ from broker.sources import Sources
 from broker.throttle import Throttle
 from broker.web.known_bodies import KnownBodies
 from broker.web.middleware import request_id_of
-from broker.web.routes import RESOLVE_PATH, RequestLimits, build_agent_app
+from broker.web.routes.resolve import RESOLVE_PATH, RequestLimits, build_agent_app
 from tests.fakes import (
     FakeClock,
     FakeFingerprints,

@@ -17,8 +17,8 @@ from broker.policy.decision import Allow
 from broker.reference import Source, parse
 from broker.throttle import Throttle
 from broker.watch import WatchLimits, WatchReferences
-from broker.web.routes import RequestLimits, build_agent_app
-from broker.web.watch import WATCH_PATH, WatchHandler, watch_routes
+from broker.web.routes.resolve import RequestLimits, build_agent_app
+from broker.web.routes.watch import WATCH_PATH, WatchHandler, watch_routes
 from tests.fakes import FakeClock, FakePeers, FakePolicy, FakeTrail, FakeVerifier, fake_metrics
 from tests.unit.test_changes import Store
 

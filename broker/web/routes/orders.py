@@ -13,10 +13,10 @@ from broker.clock import Clock
 from broker.errors import BrokerError, WebhookRefusedError
 from broker.orders import MAX_PATTERNS, Action, Order, OrderCache, Way
 from broker.pattern import Pattern
-from broker.web.administrators import BODY_SECONDS, MAX_BODY_BYTES, AdministratorDoor, patterns_of
 from broker.web.body import model_of, read_bytes, read_model
 from broker.web.callers import address_of
 from broker.web.middleware import json_headers, request_id_of
+from broker.web.routes.administrators import BODY_SECONDS, MAX_BODY_BYTES, AdministratorDoor, patterns_of
 from broker.webhook import HEADERS, WebhookVerifier, read_headers
 
 INVALIDATE_PATH: Final = "/v1/cache/invalidate"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from broker.logs import EventLogger, error_fields
-from broker.web.accepting import Acceptor
-from broker.web.connection import Place, PlacedConnection
+from broker.web.listening.accepting import Acceptor
+from broker.web.listening.connection import Place, PlacedConnection
 
 _LOG: Final = EventLogger("broker.operations")
 

@@ -17,7 +17,7 @@ from broker.watch import Watch, WatchReferences
 from broker.web.body import read_model
 from broker.web.callers import PeerSource, caller_of, token_of
 from broker.web.problems import resolution_problem
-from broker.web.routes import RequestLimits
+from broker.web.routes.resolve import RequestLimits
 
 WATCH_PATH: Final = "/v1/watch"
 _HEADERS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -5,10 +5,8 @@ meanwhile can't slip in between.
 """
 
 import hashlib
-import os
 import ssl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,8 +18,8 @@ from cryptography.hazmat.primitives import serialization
 from broker.finding import FoundError, found
 from broker.key_file import read_private, unreadable
 from broker.secret import SecretValue
-from broker.web.revocation import RevocationLists, key_of, read_lists
-from broker.web.tls import new_context
+from broker.web.tls.context import load_pair, load_trust, new_context
+from broker.web.tls.revocation import RevocationLists, key_of, read_lists
 
 
 class Validity(NamedTuple):
@@ -145,7 +143,7 @@ def read_pair(files: TlsFiles, *, now: float) -> ServerPair:
         raise found(key, "key_mismatch", why, "issue or copy the two together")
     pair = ServerPair(certificates=certificates, pem=pem, key=SecretValue.from_bytes(key_pem))
     try:
-        _load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pair)
+        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pem=pair.pem, key=pair.key)
     except (OSError, ValueError):
         why = f"can't be used with the key {key}"
         raise found(certificate, "certificate_unusable", why, "use PEM and a key that TLS takes") from None
@@ -176,7 +174,7 @@ def read_trust(files: TlsFiles, *, now: float, before: RevocationLists | None = 
     keys = frozenset(key_of(authority) for authority in authorities)
     trust = ClientTrust(authorities=authorities, pem=pem, lists=lists, keys=keys, valid=valid)
     try:
-        _load_trust(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), trust, ask_lists=True)
+        load_trust(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pem=pem, lists=None if lists is None else lists.pem)
     except (OSError, ValueError):
         raise found(file, "client_ca_unusable", "can't be loaded by the TLS library", "copy it anew") from None
     return trust
@@ -187,8 +185,8 @@ def build_context(
 ) -> ssl.SSLContext:
     """Return a context that shows `pair` and admits `trust` only, without what it revoked if `ask_lists`."""
     context = new_context(minimum=minimum)
-    _load_pair(context, pair)
-    _load_trust(context, trust, ask_lists=ask_lists)
+    load_pair(context, pem=pair.pem, key=pair.key)
+    load_trust(context, pem=trust.pem, lists=trust.lists.pem if ask_lists and trust.lists is not None else None)
     return context
 
 
@@ -203,33 +201,3 @@ def is_authority(certificate: x509.Certificate) -> bool:
 def _first_to_end(certificates: Sequence[x509.Certificate]) -> Validity:
     first = min(certificates, key=lambda each: each.not_valid_after_utc)
     return Validity(first.not_valid_before_utc.timestamp(), first.not_valid_after_utc.timestamp())
-
-
-def _load_pair(context: ssl.SSLContext, pair: ServerPair) -> None:
-    with _as_file(pair.pem) as certificate, _as_file(pair.key.reveal()) as key:
-        # An encrypted key would make OpenSSL ask the terminal; `read_pair` has refused it already.
-        context.load_cert_chain(certificate, key, password="")
-
-
-def _load_trust(context: ssl.SSLContext, trust: ClientTrust, *, ask_lists: bool) -> None:
-    lists = trust.lists if ask_lists else None
-    with _as_file(trust.pem + (b"" if lists is None else b"\n" + lists.pem)) as file:
-        context.load_verify_locations(cafile=file)
-    if lists is not None:
-        if not context.cert_store_stats()["crl"]:
-            message = "the TLS library took no revocation list"
-            raise ValueError(message)
-        # LEAF alone would accept a revoked authority between the root and the leaf; CHAIN contains it.
-        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
-
-
-@contextmanager
-def _as_file(data: bytes) -> Iterator[str]:
-    """Give `data` a name for OpenSSL, which reads files only; it never reaches a disk."""
-    descriptor = os.memfd_create("broker-tls", os.MFD_CLOEXEC)
-    try:
-        with os.fdopen(os.dup(descriptor), "wb") as handle:
-            handle.write(data)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)

@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Final
 
 from broker.logs import EventLogger
-from broker.web.connection import Place
-from broker.web.pace import Pace
+from broker.web.listening.connection import Place
+from broker.web.listening.pace import Pace
 
 _LOG: Final = EventLogger("broker.listener")
 # Enough to keep the processor busy while clients far away take their time; more would only make each of them later.

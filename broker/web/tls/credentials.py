@@ -15,8 +15,8 @@ from broker.errors import IdentityRefusedError, IdentityRefusedReason
 from broker.finding import FoundError
 from broker.reload import Accepted, PartName, Refused
 from broker.series.connections import ConnectionSeries
-from broker.web.certificates import ClientTrust, ServerPair, TlsFiles, build_context, read_pair, read_trust
-from broker.web.tls import VerifiedChain
+from broker.web.tls.certificates import ClientTrust, ServerPair, TlsFiles, build_context, read_pair, read_trust
+from broker.web.tls.peers import VerifiedChain
 
 # Readiness goes off this long before a list ends, so that the platform hears of it before the agents do.
 _BEFORE_STALE_SECONDS: Final = 60.0

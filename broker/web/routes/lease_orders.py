@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from broker.lease_orders import OrderLeases, Selection
 from broker.leases.upkeep import Withdrawal
 from broker.orders import MAX_PATTERNS
-from broker.web.administrators import BODY_SECONDS, MAX_BODY_BYTES, AdministratorDoor, patterns_of
 from broker.web.body import read_model
 from broker.web.middleware import json_headers
+from broker.web.routes.administrators import BODY_SECONDS, MAX_BODY_BYTES, AdministratorDoor, patterns_of
 
 REVOKE_PATH: Final = "/v1/leases/revoke"
 _MAX_LEFT: Final = 100

@@ -1,0 +1,1 @@
+"""The sockets that agents and the platform connect to: accepting, the connections, and how they end."""

@@ -1,0 +1,1 @@
+"""What each route answers: HTTP in, a use case, HTTP out."""
