@@ -23,15 +23,15 @@ from broker.config_file import SettingsFile
 from broker.errors import AuditUnavailableError
 from broker.lifetime import Lifetime
 from broker.logs import EventLogger, set_level
+from broker.orders.webhook_keys import WebhookKeys
 from broker.policy_file import PolicyFile
 from broker.readiness import Dependencies, Readiness
 from broker.reload import Part, PartName, Reloader
 from broker.systemd.activation import AGENTS, OPERATIONS
 from broker.web.listening.parser import require_strict_parser
+from broker.web.routes.cache_orders import webhook_route
 from broker.web.routes.operations import build_operations_app
-from broker.web.routes.orders import webhook_route
 from broker.web.tls.handshake import HandshakeOutcome
-from broker.webhook_keys import WebhookKeys
 
 _LOG: Final = EventLogger("broker.app")
 

@@ -5,23 +5,23 @@ from collections.abc import Sequence
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from broker.administration import Administration
 from broker.admission import Admission
 from broker.assembly.foundation import Foundation
 from broker.assembly.source_side import SourceSide
 from broker.changes import ChangeFeed
 from broker.issue import IssueToken
-from broker.lease_orders import OrderLeases
-from broker.orders import OrderCache
+from broker.orders.administration import Administration
+from broker.orders.cache import OrderCache
+from broker.orders.leases import OrderLeases
 from broker.resolve import ResolveReferences
 from broker.throttle import Throttle
 from broker.tokens import TokenVerifier, public_jwks
 from broker.watch import WatchLimits, WatchReferences
 from broker.web.routes.administrators import AdministratorDoor
+from broker.web.routes.cache_orders import order_routes
 from broker.web.routes.lease_orders import lease_order_routes
 from broker.web.routes.leases import lease_routes
 from broker.web.routes.oauth import oauth_routes
-from broker.web.routes.orders import order_routes
 from broker.web.routes.resolve import RequestLimits, build_agent_app
 from broker.web.routes.watch import WatchHandler, watch_routes
 from broker.web.tls.peers import Peers
@@ -49,10 +49,8 @@ class AgentSide:
             metrics=base.metrics,
             max_references=base.settings.limits.max_references,
         )
-        self._administration = Administration(policy=base.policy, clock=base.clock)
-        self.orders = OrderCache(
-            administration=self._administration, cache=source_side.cache, trail=self._trail, metrics=base.metrics
-        )
+        self._administration = Administration(policy=base.policy, trail=self._trail, clock=base.clock)
+        self.orders = OrderCache(administration=self._administration, cache=source_side.cache, metrics=base.metrics)
         self.feed = ChangeFeed(
             cache=source_side.cache,
             comparable=source_side.comparable,
@@ -129,12 +127,14 @@ class AgentSide:
 
     def _order_routes(self) -> list[web.RouteDef]:
         door = AdministratorDoor(
-            peers=self._peers, clock=self._base.clock, refuse_identity=self._resolve.refuse_identity
+            administration=self._administration,
+            peers=self._peers,
+            clock=self._base.clock,
+            refuse_identity=self._resolve.refuse_identity,
         )
         leases = OrderLeases(
             administration=self._administration,
             leases=self._source_side.leases,
-            trail=self._trail,
             metrics=self._base.metrics,
         )
         return [*order_routes(orders=self.orders, door=door), *lease_order_routes(orders=leases, door=door)]

@@ -8,10 +8,10 @@ from broker.cache.sealed import KEY_BYTES, SealedFile, load_sealing_key
 from broker.config import Settings, TracingSettings
 from broker.errors import SettingsInvalidError
 from broker.finding import found
+from broker.orders.webhook import WebhookVerifier
+from broker.orders.webhook_keys import read_webhook_keys
 from broker.tracing import Tracing
 from broker.web.tls.certificates import TlsFiles
-from broker.webhook import WebhookVerifier
-from broker.webhook_keys import read_webhook_keys
 
 
 def private_directory(directory: Path) -> None:

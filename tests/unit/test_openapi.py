@@ -20,11 +20,11 @@ from broker.resolution import Granted, Refused, Resolution, Status
 from broker.secret import Encoding, SecretValue
 from broker.strict_json import MAX_DEPTH
 from broker.web.problems import PROBLEMS, TYPE_PREFIX, WORST_FIRST, WebCode, problem, problem_of, resolution_problem
+from broker.web.routes.cache_orders import order_routes, webhook_route
 from broker.web.routes.lease_orders import lease_order_routes
 from broker.web.routes.leases import lease_document, lease_routes
 from broker.web.routes.oauth import oauth_routes
 from broker.web.routes.operations import build_operations_app
-from broker.web.routes.orders import order_routes, webhook_route
 from broker.web.routes.resolve import RequestLimits, build_agent_app
 from broker.web.routes.watch import WatchHandler, watch_routes
 from broker.web.schemas import ResolveRequest, resolution_body

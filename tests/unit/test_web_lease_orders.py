@@ -8,9 +8,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from broker.administration import Administration, Origin
 from broker.errors import NotAdministratorError, SourceUnavailableError, UpstreamDeniedError
-from broker.lease_orders import OrderLeases, Selection
+from broker.orders.administration import Administration, Origin
+from broker.orders.leases import OrderLeases, Selection
 from broker.reference import parse
 from broker.web.routes.administrators import AdministratorDoor
 from broker.web.routes.lease_orders import REVOKE_PATH, lease_order_routes
@@ -34,13 +34,11 @@ class Bench:
     async def start(self) -> None:
         for name, source in ((SHIPPER, None), (SHIPPER, OTHER), (STRANGER, None)):
             await (self.desk.get(name) if source is None else self.desk.get(name, source))
-        self.orders = OrderLeases(
-            administration=Administration(policy=self.desk, clock=self.desk.clock),
-            leases=self.desk.leases,
-            trail=self.desk.trail,
-            metrics=self.desk.metrics,
+        administration = Administration(policy=self.desk, trail=self.desk.trail, clock=self.desk.clock)
+        self.orders = OrderLeases(administration=administration, leases=self.desk.leases, metrics=self.desk.metrics)
+        door = AdministratorDoor(
+            administration=administration, peers=self.peers, clock=self.desk.clock, refuse_identity=self.refuse_identity
         )
-        door = AdministratorDoor(peers=self.peers, clock=self.desk.clock, refuse_identity=self.refuse_identity)
         app = build_agent_app(
             resolve=None,
             peers=self.peers,
@@ -176,14 +174,14 @@ async def test_who_is_no_administrator_may_not_and_that_is_on_record(bench: Benc
 
 async def test_policy_is_asked_again_when_the_order_has_been_read(bench: Bench) -> None:
     bench.desk.policy.administrator = False
-    origin = Origin(name=SHIPPER, address="127.0.0.1", request="r")
+    origin = Origin(identity=SHIPPER, address="127.0.0.1", request="r")
     with pytest.raises(NotAdministratorError):
         await bench.orders.revoke(Selection(everything=True), peer=fake_peer(), origin=origin)
     assert bench.left() == ALL
 
 
 async def test_an_order_that_names_nothing_takes_nothing_back(bench: Bench) -> None:
-    origin = Origin(name=SHIPPER, address="127.0.0.1", request="r")
+    origin = Origin(identity=SHIPPER, address="127.0.0.1", request="r")
     done = await bench.orders.revoke(Selection(), peer=fake_peer(), origin=origin)
     assert done.leases == 0
     assert bench.left() == ALL

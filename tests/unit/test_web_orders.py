@@ -10,16 +10,16 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from broker.administration import Administration
 from broker.errors import IdentityRefusedError, IdentityRefusedReason
-from broker.orders import OrderCache
+from broker.orders.administration import Administration
+from broker.orders.cache import OrderCache
+from broker.orders.webhook import WebhookVerifier
 from broker.reference import Source
 from broker.secret import Encoding, SecretValue
 from broker.web.routes.administrators import AdministratorDoor
+from broker.web.routes.cache_orders import WEBHOOK_PATH, order_routes, webhook_route
 from broker.web.routes.operations import Readiness, build_operations_app
-from broker.web.routes.orders import WEBHOOK_PATH, order_routes, webhook_route
 from broker.web.routes.resolve import RequestLimits, build_agent_app
-from broker.webhook import WebhookVerifier
 from tests.fakes import START, FakeClock, FakePeers, FakePolicy, FakeTrail, fake_metrics
 
 KEY = b"k" * 32
@@ -57,9 +57,11 @@ class Bench:
         self.operations: TestClient[web.Request, web.Application]
 
     async def start(self) -> None:
-        administration = Administration(policy=self.policy, clock=self.clock)
-        orders = OrderCache(administration=administration, cache=self.cache, trail=self.trail, metrics=self.metrics)
-        door = AdministratorDoor(peers=self.peers, clock=self.clock, refuse_identity=self.refuse_identity)
+        administration = Administration(policy=self.policy, trail=self.trail, clock=self.clock)
+        orders = OrderCache(administration=administration, cache=self.cache, metrics=self.metrics)
+        door = AdministratorDoor(
+            administration=administration, peers=self.peers, clock=self.clock, refuse_identity=self.refuse_identity
+        )
         agents = build_agent_app(
             resolve=None,
             peers=self.peers,

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from broker.errors import WebhookRefusedError
+from broker.orders.webhook import Message, WebhookVerifier, parse_key, read_headers
+from broker.orders.webhook_keys import WebhookKeys, read_webhook_keys
 from broker.reload import Accepted, Refused
 from broker.secret import Encoding, SecretValue
-from broker.webhook import Message, WebhookVerifier, parse_key, read_headers
-from broker.webhook_keys import WebhookKeys, read_webhook_keys
 from tests.vaults import private
 
 NOW = 1_800_000_000

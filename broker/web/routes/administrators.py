@@ -2,20 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Annotated, Final, Protocol
 
 from aiohttp import web
+from pydantic import Field
 
-from broker.administration import Administration, Origin
 from broker.clock import Clock
 from broker.errors import MalformedPatternError, NotAdministratorError
 from broker.identity import PeerIdentity
+from broker.orders.administration import MAX_PATTERNS, Administration, Origin
 from broker.pattern import Pattern, parse_pattern
 from broker.web.callers import IdentityRefuser, PeerSource, caller_of
 from broker.web.problems import HttpRefusedError, WebCode
 
 MAX_BODY_BYTES: Final = 64 * 1024
 BODY_SECONDS: Final = 10.0
+
+PatternTexts = Annotated[list[str], Field(min_length=1, max_length=MAX_PATTERNS)]
 
 
 class Refuse(Protocol):
@@ -30,13 +33,12 @@ class Refuse(Protocol):
 class AdministratorDoor:
     """Lets administrators in before a byte of their orders is read."""
 
+    administration: Administration
     peers: PeerSource
     clock: Clock
     refuse_identity: IdentityRefuser
 
-    async def admit(
-        self, request: web.Request, administration: Administration, *, refuse: Refuse
-    ) -> tuple[PeerIdentity, Origin]:
+    async def admit(self, request: web.Request, *, refuse: Refuse) -> tuple[PeerIdentity, Origin]:
         """Return who gives an order, and where it comes from.
 
         Raises:
@@ -49,9 +51,9 @@ class AdministratorDoor:
         """
         caller = await caller_of(request, peers=self.peers, clock=self.clock, refuse=self.refuse_identity)
         peer = caller.peer
-        origin = Origin(name=peer.name, address=str(caller.address), request=caller.request)
+        origin = Origin(identity=peer.name, address=str(caller.address), request=caller.request)
         try:
-            administration.require(peer)
+            self.administration.require(peer)
         except NotAdministratorError as error:
             await refuse(reason=error.code, origin=origin)
             raise

@@ -7,12 +7,11 @@ from typing import Annotated, Final, Literal, Self
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from broker.lease_orders import OrderLeases, Selection
 from broker.leases.upkeep import Withdrawal
-from broker.orders import MAX_PATTERNS
+from broker.orders.leases import OrderLeases, Selection
 from broker.web.body import read_model
 from broker.web.middleware import json_headers
-from broker.web.routes.administrators import BODY_SECONDS, MAX_BODY_BYTES, AdministratorDoor, patterns_of
+from broker.web.routes.administrators import BODY_SECONDS, MAX_BODY_BYTES, AdministratorDoor, PatternTexts, patterns_of
 
 REVOKE_PATH: Final = "/v1/leases/revoke"
 _MAX_LEFT: Final = 100
@@ -26,7 +25,7 @@ class RevokeRequest(BaseModel):
 
     lease: _Name | None = None
     identity: _Name | None = None
-    references: Annotated[list[str], Field(min_length=1, max_length=MAX_PATTERNS)] | None = None
+    references: PatternTexts | None = None
     everything: Literal[True] | None = None
 
     @model_validator(mode="after")
@@ -54,7 +53,7 @@ class _RevokeHandler:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer `POST /v1/leases/revoke`."""
-        peer, origin = await self.door.admit(request, self.orders.administration, refuse=self.orders.refuse)
+        peer, origin = await self.door.admit(request, refuse=self.orders.refuse)
         asked = await read_model(request, RevokeRequest, max_bytes=MAX_BODY_BYTES, seconds=BODY_SECONDS)
         done = await self.orders.revoke(asked.selection, peer=peer, origin=origin)
         return web.Response(body=json.dumps(_document(done)).encode("ascii"), headers=json_headers())

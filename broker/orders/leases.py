@@ -4,17 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from broker.administration import Administration, Origin
-from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
+from broker.audit.event import EventKind
 from broker.errors import LeaseUnknownError, OrderRateError
 from broker.identity import PeerIdentity
 from broker.leases.record import LeaseRecord
 from broker.leases.upkeep import Withdrawal
+from broker.orders.administration import Administration, Entry, Origin
 from broker.pattern import Pattern
 from broker.reference import parse
 from broker.series.upstream import LeaseSeries
 
 _WAIT_SECONDS: Final = 10.0
+_REVOKE: Final = {"action": "revoke"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,19 +50,11 @@ class Revocable(Protocol):
 class OrderLeases:
     """Carry out orders about leases."""
 
-    def __init__(
-        self, *, administration: Administration, leases: Revocable, trail: EventSink, metrics: LeaseSeries
-    ) -> None:
+    def __init__(self, *, administration: Administration, leases: Revocable, metrics: LeaseSeries) -> None:
         """Keep the collaborators."""
         self._administration = administration
         self._leases = leases
-        self._trail = trail
         self._metrics = metrics
-
-    @property
-    def administration(self) -> Administration:
-        """Return who may give orders."""
-        return self._administration
 
     async def revoke(self, selection: Selection, *, peer: PeerIdentity, origin: Origin) -> Withdrawal:
         """Take back the leases that `selection` names; what is not gone after ten seconds is tried until it is.
@@ -73,13 +66,18 @@ class OrderLeases:
             LeaseUnknownError: It names one lease, and there is none of that id.
 
         """
-        environment = self._administration.require(peer)
+        entry = Entry(
+            kind=EventKind.LEASE,
+            origin=origin,
+            environment=self._administration.require(peer),
+            details={**_REVOKE, **_named(selection)},
+            patterns=selection.patterns,
+        )
         try:
-            self._administration.count()
+            await self._administration.accept(entry, reason="ordered")
         except OrderRateError:
             self._metrics.lease_order(outcome="limited")
             raise
-        await self._record(Outcome.SUCCESS, origin, environment=environment, selection=selection)
         done = await self._leases.take_back(selection.concerns, seconds=_WAIT_SECONDS)
         self._metrics.lease_order(outcome="done")
         if selection.lease and not done.leases:
@@ -96,34 +94,14 @@ class OrderLeases:
 
         """
         self._metrics.lease_order(outcome="refused")
-        self._administration.count_refused()
-        await self._record(Outcome.FAILURE, origin, reason=reason)
+        entry = Entry(kind=EventKind.LEASE, origin=origin, details=_REVOKE)
+        await self._administration.refuse(entry, reason=reason)
 
-    async def _record(
-        self,
-        outcome: Outcome,
-        origin: Origin,
-        *,
-        environment: str = "",
-        reason: str = "ordered",
-        selection: Selection | None = None,
-    ) -> None:
-        details: dict[str, str | int] = {"action": "revoke"}
-        if selection is not None:
-            named = {"lease": selection.lease, "of": selection.identity}
-            details |= {name: text for name, text in named.items() if text}
-            if selection.everything:
-                details["leases"] = "everything"
-        patterns = () if selection is None else selection.patterns
-        event = AuditEvent(
-            kind=EventKind.LEASE,
-            outcome=outcome,
-            identity=origin.name,
-            environment=environment,
-            address=origin.address,
-            request=origin.request,
-            reason=reason,
-            references=tuple(ReferenceRecord(reference=pattern.text, status="ordered") for pattern in patterns),
-            details=details,
-        )
-        await self._trail.append(event)
+
+def _named(selection: Selection) -> dict[str, str]:
+    named = {
+        "lease": selection.lease,
+        "of": selection.identity,
+        "leases": "everything" if selection.everything else "",
+    }
+    return {name: text for name, text in named.items() if text}

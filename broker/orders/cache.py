@@ -6,17 +6,15 @@ An order changes when values are read, and never shows one: it answers with a nu
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Protocol
 
-from broker.administration import Administration, Origin
-from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
+from broker.audit.event import EventKind
 from broker.errors import OrderRateError
 from broker.identity import PeerIdentity
 from broker.metrics import Metrics
+from broker.orders.administration import Administration, Entry, Origin
 from broker.pattern import Pattern
 from broker.reference import Source
-
-MAX_PATTERNS: Final = 64
 
 
 class Action(StrEnum):
@@ -60,19 +58,11 @@ class Remembered(Protocol):
 class OrderCache:
     """Carry out orders."""
 
-    def __init__(
-        self, *, administration: Administration, cache: Remembered, trail: EventSink, metrics: Metrics
-    ) -> None:
+    def __init__(self, *, administration: Administration, cache: Remembered, metrics: Metrics) -> None:
         """Keep the collaborators."""
         self._administration = administration
         self._cache = cache
-        self._trail = trail
         self._metrics = metrics
-
-    @property
-    def administration(self) -> Administration:
-        """Return who may give orders."""
-        return self._administration
 
     async def by_administrator(self, order: Order, *, peer: PeerIdentity, origin: Origin) -> int:
         """Carry out the order of `peer`; return how many sources it is about.
@@ -105,49 +95,32 @@ class OrderCache:
 
         """
         self._metrics.cache_order(action="none", way=way, outcome="refused")
-        self._administration.count_refused()
-        await self._record(Outcome.FAILURE, way, origin, reason=reason)
+        entry = Entry(kind=EventKind.CACHE, origin=origin, details=_given(way, origin))
+        await self._administration.refuse(entry, reason=reason)
 
     async def _carry_out(self, order: Order, way: Way, origin: Origin, environment: str) -> int:
+        entry = Entry(
+            kind=EventKind.CACHE,
+            origin=origin,
+            environment=environment,
+            details={**_given(way, origin), **_ordered(order)},
+            patterns=order.patterns or (),
+        )
         try:
-            self._administration.count()
+            await self._administration.accept(entry)
         except OrderRateError:
             self._metrics.cache_order(action=order.action, way=way, outcome="limited")
             raise
-        await self._record(Outcome.SUCCESS, way, origin, order=order, environment=environment)
         concerns = None if order.patterns is None else order.concerns
         invalidates = order.action is Action.INVALIDATE
         count = await (self._cache.invalidate(concerns) if invalidates else self._cache.renew(concerns))
         self._metrics.cache_order(action=order.action, way=way, outcome="done")
         return count
 
-    async def _record(
-        self,
-        outcome: Outcome,
-        way: Way,
-        origin: Origin,
-        *,
-        order: Order | None = None,
-        reason: str = "",
-        environment: str = "",
-    ) -> None:
-        details: dict[str, str | int] = {"way": way.value}
-        if way is Way.WEBHOOK and origin.name:
-            details["key"] = origin.name
-        patterns = () if order is None else order.patterns or ()
-        if order is not None:
-            details["action"] = order.action.value
-            if order.patterns is None:
-                details["patterns"] = "everything"
-        event = AuditEvent(
-            kind=EventKind.CACHE,
-            outcome=outcome,
-            identity=origin.name if way is Way.ADMINISTRATOR else "",
-            environment=environment,
-            address=origin.address,
-            request=origin.request,
-            reason=reason,
-            references=tuple(ReferenceRecord(reference=pattern.text, status="ordered") for pattern in patterns),
-            details=details,
-        )
-        await self._trail.append(event)
+
+def _given(way: Way, origin: Origin) -> dict[str, str]:
+    return {"way": way.value, **({"key": origin.key} if origin.key else {})}
+
+
+def _ordered(order: Order) -> dict[str, str]:
+    return {"action": order.action.value, **({"patterns": "everything"} if order.patterns is None else {})}

@@ -3,21 +3,21 @@
 import json
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Final, Literal, Self
+from typing import Final, Literal, Self
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from broker.administration import Origin
 from broker.clock import Clock
 from broker.errors import BrokerError, WebhookRefusedError
-from broker.orders import MAX_PATTERNS, Action, Order, OrderCache, Way
+from broker.orders.administration import Origin
+from broker.orders.cache import Action, Order, OrderCache, Way
+from broker.orders.webhook import HEADERS, WebhookVerifier, read_headers
 from broker.pattern import Pattern
 from broker.web.body import model_of, read_bytes, read_model
 from broker.web.callers import address_of
 from broker.web.middleware import json_headers, request_id_of
-from broker.web.routes.administrators import BODY_SECONDS, MAX_BODY_BYTES, AdministratorDoor, patterns_of
-from broker.webhook import HEADERS, WebhookVerifier, read_headers
+from broker.web.routes.administrators import BODY_SECONDS, MAX_BODY_BYTES, AdministratorDoor, PatternTexts, patterns_of
 
 INVALIDATE_PATH: Final = "/v1/cache/invalidate"
 REFRESH_PATH: Final = "/v1/cache/refresh"
@@ -29,7 +29,7 @@ class OrderRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
-    references: Annotated[list[str], Field(min_length=1, max_length=MAX_PATTERNS)] | None = None
+    references: PatternTexts | None = None
     everything: Literal[True] | None = None
 
     @model_validator(mode="after")
@@ -70,9 +70,8 @@ class _AdministratorHandler:
         return await self._handle(request, Action.REFRESH)
 
     async def _handle(self, request: web.Request, action: Action) -> web.Response:
-        peer, origin = await self.door.admit(
-            request, self.orders.administration, refuse=partial(self.orders.refuse, Way.ADMINISTRATOR)
-        )
+        refuse = partial(self.orders.refuse, Way.ADMINISTRATOR)
+        peer, origin = await self.door.admit(request, refuse=refuse)
         asked = await read_model(request, OrderRequest, max_bytes=MAX_BODY_BYTES, seconds=BODY_SECONDS)
         order = Order(action=action, patterns=asked.patterns)
         return _answer(await self.orders.by_administrator(order, peer=peer, origin=origin))
@@ -92,7 +91,7 @@ class _WebhookHandler:
             body = await read_bytes(request, max_bytes=MAX_BODY_BYTES, seconds=BODY_SECONDS)
             key = self.verifier.verify(message, body, now=self.clock.now())
         except WebhookRefusedError as error:
-            origin = Origin(name="", address=address, request=instance)
+            origin = Origin(address=address, request=instance)
             await self.orders.refuse(Way.WEBHOOK, reason=error.reason, origin=origin)
             raise
         asked = model_of(body, WebhookRequest)
@@ -100,7 +99,7 @@ class _WebhookHandler:
         # Before the first await, so that two copies at once are still taken once.
         self.verifier.take(message)
         try:
-            count = await self.orders.by_webhook(order, origin=Origin(name=key, address=address, request=instance))
+            count = await self.orders.by_webhook(order, origin=Origin(key=key, address=address, request=instance))
         except BrokerError:
             self.verifier.give_back(message)
             raise

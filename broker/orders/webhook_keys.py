@@ -7,9 +7,9 @@ from typing import Final
 
 from broker.finding import FoundError, found
 from broker.key_file import read_private
+from broker.orders.webhook import WebhookVerifier, parse_key
 from broker.reload import Accepted, PartName, Refused
 from broker.secret import SecretValue
-from broker.webhook import WebhookVerifier, parse_key
 
 _LABEL: Final = b"logflux-broker webhook key"
 _DIGEST_BYTES: Final = 8
