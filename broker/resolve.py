@@ -16,15 +16,11 @@ from broker.identity import PeerIdentity
 from broker.leases.held import Asker
 from broker.metrics import Metrics
 from broker.policy.decision import Allow, Decision, Deny
-from broker.previous import overlaps_of
 from broker.reference import Reference, Source, parse
-from broker.resolution import (
+from broker.resolution.items import (
     WITHHELD,
     Fingerprints,
-    Granted,
     Item,
-    Require,
-    Resolution,
     denied_item,
     failed_item,
     granted_item,
@@ -33,6 +29,8 @@ from broker.resolution import (
     too_old,
     too_old_item,
 )
+from broker.resolution.previous import overlaps_of
+from broker.resolution.results import Granted, Require, Resolution
 from broker.sources import Freshness, Sources
 from broker.trace_context import audit_details
 

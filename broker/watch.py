@@ -13,7 +13,8 @@ from broker.errors import IdentityRefusedError, MalformedReferenceError, Referen
 from broker.identity import PeerIdentity
 from broker.policy.decision import Allow, Deny
 from broker.reference import Reference, Source, parse
-from broker.resolution import WITHHELD, Item, Require, Resolution, denied_item, malformed_item, resolution_of
+from broker.resolution.items import WITHHELD, Item, denied_item, malformed_item, resolution_of
+from broker.resolution.results import Require, Resolution
 from broker.trace_context import audit_details
 
 _RETRY_SECONDS = 5.0

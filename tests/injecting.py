@@ -17,7 +17,7 @@ import broker.assembly.source_side
 import broker.web.routes.resolve
 from broker.__main__ import main
 from broker.providers.base import Provider, Reading
-from broker.resolution import Granted, Resolution
+from broker.resolution.results import Granted, Resolution
 from broker.secret import SecretDocument, SecretValue
 
 CANARY = os.environ["CANARY"]

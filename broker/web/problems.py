@@ -18,7 +18,7 @@ from broker.errors import (
     TokenRefusedError,
     WebhookRefusedError,
 )
-from broker.resolution import Refused, Resolution, Status
+from broker.resolution.results import Refused, Resolution, Status
 
 TYPE_PREFIX: Final = "urn:logflux-broker:error:"
 CONTENT_TYPE: Final = "application/problem+json"

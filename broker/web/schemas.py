@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from broker.cache.remembered import LeaseFacts
-from broker.resolution import Granted, Previous, Refused, Resolution
+from broker.resolution.results import Granted, Previous, Refused, Resolution
 from broker.secret import Encoding, SecretValue
 from broker.web.problems import refused_result
 

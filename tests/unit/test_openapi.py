@@ -16,7 +16,7 @@ from broker.cache.remembered import LeaseFacts
 from broker.errors import BrokerError, MissingPart, SecretMissingError
 from broker.leases.record import LeaseReason, LeaseState
 from broker.readiness import Readiness
-from broker.resolution import Granted, Refused, Resolution, Status
+from broker.resolution.results import Granted, Refused, Resolution, Status
 from broker.secret import Encoding, SecretValue
 from broker.strict_json import MAX_DEPTH
 from broker.web.problems import PROBLEMS, TYPE_PREFIX, WORST_FIRST, WebCode, problem, problem_of, resolution_problem

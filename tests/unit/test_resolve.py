@@ -28,7 +28,8 @@ from broker.identity import IdentityKind, PeerIdentity
 from broker.pattern import parse_pattern
 from broker.policy.decision import Allow
 from broker.reference import Source
-from broker.resolution import DENIED_DETAIL, Granted, Refused, Require, Resolution
+from broker.resolution.items import DENIED_DETAIL
+from broker.resolution.results import Granted, Refused, Require, Resolution
 from broker.resolve import ResolveReferences, Wishes
 from broker.secret import Facts, Reading, SecretDocument, SecretValue
 from broker.sources import Sources

@@ -12,7 +12,7 @@ from broker.admission import Address
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError, MalformedReferenceError
 from broker.identity import PeerIdentity
-from broker.resolution import Granted, Require, Resolution, Status
+from broker.resolution.results import Granted, Require, Resolution, Status
 from broker.resolve import Wishes
 from broker.series.requests import RequestSeries
 from broker.web.body import read_bytes

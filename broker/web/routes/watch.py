@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from broker.changes import ChangeFeed
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError
-from broker.resolution import Resolution
+from broker.resolution.results import Resolution
 from broker.watch import Watch, WatchReferences
 from broker.web.body import read_model
 from broker.web.callers import PeerSource, caller_of, token_of

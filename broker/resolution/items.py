@@ -1,14 +1,13 @@
-"""What becomes of the references of one request: the results that may leave, and what the audit needs of each."""
+"""The references of one request on their way: what their asker is told, and what the audit keeps of each."""
 
 import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Final, Protocol
 
 from broker.audit.event import ReferenceRecord
-from broker.cache.remembered import Cached, LeaseFacts
+from broker.cache.remembered import Cached
 from broker.errors import (
     FetchError,
     MalformedReferenceError,
@@ -19,6 +18,7 @@ from broker.errors import (
 )
 from broker.policy.decision import Allow, Deny, DenyReason
 from broker.reference import Reference
+from broker.resolution.results import WORST_FIRST, Granted, Previous, Refused, Require, Resolution, Status
 from broker.secret import SecretValue
 
 WITHHELD: Final = "withheld"
@@ -37,73 +37,6 @@ class Fingerprints(Protocol):
     def of(self, value: SecretValue, /) -> str:
         """Return the keyed hash of a value."""
         ...
-
-
-class Require(StrEnum):
-    """What an answer needs: every value, or as many as there are."""
-
-    ALL = "all"
-    ANY = "any"
-
-
-class Status(StrEnum):
-    """What became of one reference."""
-
-    OK = "ok"
-    STALE = "stale"
-    DENIED = "denied"
-    MISSING = "missing"
-    UNAVAILABLE = "unavailable"
-    INVALID = "invalid"
-
-
-# The order in which the failures of one request compete for its one status.
-WORST_FIRST: Final = (Status.INVALID, Status.DENIED, Status.MISSING, Status.UNAVAILABLE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Previous:
-    """The version before, which counts until the wall time `until`."""
-
-    value: SecretValue
-    version: str
-    until: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Granted:
-    """A value, with its clocks in wall seconds. `reference` is as it was asked."""
-
-    reference: str
-    status: Status
-    value: SecretValue
-    version: str | None
-    fetched_at: float
-    fresh_until: float
-    stale_until: float
-    lease: LeaseFacts | None = None
-    previous: Previous | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    """A precise error. `reference` is as it was asked; `position` only where its text is malformed."""
-
-    reference: str
-    status: Status
-    code: str
-    detail: str
-    position: int | None = None
-    retry_after: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """What may leave: one result a reference in the order asked, or only what failed when `complete` is false."""
-
-    complete: bool
-    results: tuple[Granted | Refused, ...]
-    worst: Status | None
 
 
 @dataclass(frozen=True, slots=True)

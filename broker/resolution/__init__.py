@@ -1,0 +1,1 @@
+"""What becomes of the references of one request."""
