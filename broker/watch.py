@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from broker.admission import Address, Admission, Admitted, PolicySource
 from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
 from broker.cache.remembered import Clocks
-from broker.changes import ChangeFeed, Subscription
+from broker.changes.feed import ChangeFeed
+from broker.changes.subscription import Subscription
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError, MalformedReferenceError, ReferenceCountError, ThrottledError
 from broker.identity import PeerIdentity

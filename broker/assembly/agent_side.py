@@ -8,7 +8,7 @@ from aiohttp.typedefs import Middleware
 from broker.admission import Admission
 from broker.assembly.foundation import Foundation
 from broker.assembly.source_side import SourceSide
-from broker.changes import ChangeFeed
+from broker.changes.feed import ChangeFeed
 from broker.issue import IssueToken
 from broker.orders.administration import Administration
 from broker.orders.cache import OrderCache

@@ -10,10 +10,10 @@ from aiohttp.typedefs import Middleware
 
 from broker.assembly.foundation import Foundation
 from broker.audit.event import AuditEvent, EventKind, Outcome
-from broker.descriptors import connections_within_limit
 from broker.errors import AuditUnavailableError
 from broker.lifetime import Lifetime
 from broker.web.listening.binding import bind
+from broker.web.listening.descriptors import connections_within_limit
 from broker.web.listening.drain import Drain
 from broker.web.listening.http_connection import HttpConnections
 from broker.web.listening.plain_listener import PlainListener

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from broker.audit.checkpoint import CheckpointKey, load_or_create_checkpoint_key
 from broker.audit.fingerprint import Fingerprinter
+from broker.errors import SettingsInvalidError
 from broker.key_file import load_or_create_secret
-from broker.signing import load_or_create_signing_key
 from broker.tokens import SigningKey
 
 
@@ -32,3 +32,18 @@ class OwnKeys:
             checkpoint=load_or_create_checkpoint_key(state_directory / "checkpoint.key"),
             fingerprints=Fingerprinter(key=load_or_create_secret(state_directory / "fingerprint.key"), key_id="k1"),
         )
+
+
+def load_or_create_signing_key(file: Path) -> SigningKey:
+    """Return the key in `file`, made at the first start.
+
+    Raises:
+        SettingsInvalidError: The file is open to others, or holds no EC P-256 key.
+
+    """
+    pem = load_or_create_secret(file, make=SigningKey.generate_pem)
+    try:
+        return SigningKey(pem)
+    except ValueError:
+        message = f"{file}: is no private EC P-256 key in PEM; remove it, and a new one is made at the next start"
+        raise SettingsInvalidError(message) from None

@@ -8,7 +8,7 @@ from broker.assembly.parts import sealed_file
 from broker.cache.cache import Cache
 from broker.cache.memory_limit import MemoryLimit
 from broker.cache.sealing import Sealing
-from broker.changes import Comparable
+from broker.changes.feed import Comparable
 from broker.config import LimitSettings
 from broker.fair_queue import FairQueue, FairQueues
 from broker.grammar import VAULT

@@ -2,9 +2,16 @@
 
 import argparse
 import json
+import platform
+import sqlite3
+import ssl
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Final
 
 from broker.assembly.implementations import known_schema
-from broker.build import build_facts
+
+_UNKNOWN: Final = "unknown"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +25,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the facts."""
-    facts = build_facts(schema=known_schema())
+    facts = _facts(schema=known_schema())
     if arguments.json:
         print(json.dumps(facts))
     else:
         for name, value in facts.items():
             print(f"{name:13} {value}")
     return 0
+
+
+def _commit() -> str:
+    """Return the commit that the package was built from; `unknown` when its build could not tell."""
+    try:
+        return (files("broker") / "commit.txt").read_text(encoding="ascii").strip() or _UNKNOWN
+    except OSError:
+        return _UNKNOWN
+
+
+def _facts(*, schema: int) -> dict[str, str | int]:
+    """Return everything that a report about this broker should name; `schema` is that of the audit database."""
+    return {
+        "version": version("logflux-broker"),
+        "commit": _commit(),
+        "schema": schema,
+        "python": platform.python_version(),
+        "openssl": ssl.OPENSSL_VERSION,
+        "sqlite": sqlite3.sqlite_version,
+        "aiohttp": version("aiohttp"),
+        "cryptography": version("cryptography"),
+    }

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from broker.cache.cache import Cache
-from broker.changes import ChangeFeed, Subscription
+from broker.changes.feed import ChangeFeed
+from broker.changes.subscription import Subscription
 from broker.reference import parse
 from tests.fakes import fake_metrics
 from tests.openbao import OpenBao

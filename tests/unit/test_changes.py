@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 import pytest
 
 from broker.cache.remembered import Cached
-from broker.changes import ChangeFeed, Subscription
+from broker.changes.feed import ChangeFeed
+from broker.changes.subscription import Subscription
 from broker.errors import MissingPart, SecretMissingError, SourceUnavailableError
 from broker.providers.base import Revision
 from broker.reference import Source
@@ -133,7 +134,7 @@ async def test_an_id_that_says_nothing_is_told_so(store: Store, after: str) -> N
 
 
 async def test_an_id_from_before_the_journal_is_told_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.changes._JOURNAL", 3)
+    monkeypatch.setattr("broker.changes.journal._CHANGES", 3)
     store = Store()
     store.set(APP, 0)
     store.watch(APP)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from broker.changes import ChangeFeed
+from broker.changes.feed import ChangeFeed
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError
 from broker.resolution.results import Resolution

@@ -1,26 +1,23 @@
 """What has changed at the sources that agents watch: compared once an interval, however many watch."""
 
 import asyncio
-import re
 import secrets
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final, Protocol, runtime_checkable
 
 from broker.cache.remembered import Cached
+from broker.changes.journal import Change, Journal
+from broker.changes.subscription import Subscription
 from broker.errors import FetchError, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
 from broker.logs import EventLogger, error_fields
 from broker.providers.base import Revision
 from broker.reference import Source
 
 _LOG: Final = EventLogger("broker.changes")
-_JOURNAL: Final = 10_000
 _JITTER: Final = 0.1
 # Looks at a source after its last watcher has gone, so that one that comes back misses nothing.
 _LINGER: Final = 10
-# Bounded: Python refuses to read a number of thousands of digits, and a peer may send one.
-_POSITION: Final = re.compile(r"[0-9]{1,18}\Z")
 _GONE: Final = Revision(version=None, mark="gone")
 
 Reread = Callable[[Source, float], Awaitable[Cached]]
@@ -44,51 +41,6 @@ class Renewer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change of one source; `version` is None when it is gone, or has no versions."""
-
-    number: int
-    source: Source
-    version: str | None
-    gone: bool
-
-
-class Subscription:
-    """What one watcher has not been told yet. A slow one is told of the last change of each source alone."""
-
-    def __init__(self, sources: Mapping[Source, float], known: Mapping[Source, str]) -> None:
-        """Watch `sources`, each with the seconds that it may be remembered; `known` are versions that are had."""
-        self.sources = dict(sources)
-        self.known = dict(known)
-        self.ended = ""
-        self._pending: dict[Source, Change] = {}
-        self._news = asyncio.Event()
-
-    def tell(self, change: Change) -> None:
-        """Add a change."""
-        self._pending.pop(change.source, None)
-        self._pending[change.source] = change
-        self._news.set()
-
-    def end(self, reason: str) -> None:
-        """Let the watcher be told that there is no more to come, and why."""
-        self.ended = self.ended or reason
-        self._news.set()
-
-    async def wait(self) -> None:
-        """Return when there is something to tell."""
-        await self._news.wait()
-
-    def take(self) -> tuple[Change, ...]:
-        """Return what there is to tell, in the order in which it happened."""
-        changes = tuple(self._pending.values())
-        self._pending.clear()
-        if not self.ended:
-            self._news.clear()
-        return changes
-
-
 class ChangeFeed:
     """Compare what is watched, and tell each watcher of its own sources."""
 
@@ -102,9 +54,7 @@ class ChangeFeed:
         self._marks = marks
         self._seconds = seconds
         self._random = secrets.SystemRandom().random
-        self._epoch = secrets.token_hex(4)
-        self._number = 0
-        self._journal: deque[Change] = deque(maxlen=_JOURNAL)
+        self._journal = Journal()
         self._watchers: Counter[Source] = Counter()
         self._revisions: dict[Source, Revision] = {}
         self._stale: dict[Source, float] = {}
@@ -117,7 +67,7 @@ class ChangeFeed:
     @property
     def position(self) -> str:
         """Return the id of the last change, after which a watcher may go on later."""
-        return f"{self._epoch}-{self._number}"
+        return self._journal.position
 
     def version_of(self, source: Source) -> str | None:
         """Return the version of a watched source, None when it has none or was not compared yet."""
@@ -130,7 +80,7 @@ class ChangeFeed:
         self._watchers.update(subscription.sources.keys())
         complete = self._replay(subscription, after)
         for source, seconds in subscription.sources.items():
-            self._since.setdefault(source, self._number)
+            self._since.setdefault(source, self._journal.number)
             self._idle.pop(source, None)
             self._stale[source] = max(seconds, self._stale.get(source, 0.0))
         if self._closed:
@@ -224,9 +174,7 @@ class ChangeFeed:
                 self._check_known(subscription, source)
 
     def _announce(self, source: Source, revision: Revision) -> None:
-        self._number += 1
-        change = Change(self._number, source, revision.version, gone=revision.is_gone)
-        self._journal.append(change)
+        change = self._journal.add(source, version=revision.version, gone=revision.is_gone)
         for subscription in self._subscriptions:
             if source in subscription.sources:
                 subscription.tell(change)
@@ -235,20 +183,17 @@ class ChangeFeed:
         """Tell a watcher of a source that has another version than it has, at the first look since it came."""
         known, revision = subscription.known.pop(source, None), self._revisions.get(source)
         if known is not None and revision is not None and revision.version != known:
-            subscription.tell(Change(self._number, source, revision.version, gone=revision.is_gone))
+            subscription.tell(Change(self._journal.number, source, revision.version, gone=revision.is_gone))
 
     def _replay(self, subscription: Subscription, after: str) -> bool:
-        epoch, _, digits = after.partition("-")
-        if epoch != self._epoch or _POSITION.match(digits) is None or int(digits) > self._number:
+        last_seen = self._journal.number_at(after)
+        if last_seen is None:
             return False
-        last_seen = int(digits)
-        oldest = self._journal[0].number if self._journal else self._number + 1
-        missed: Iterable[Change] = (change for change in self._journal if change.number > last_seen)
-        for change in missed:
+        for change in self._journal.since(last_seen):
             if change.source in subscription.sources:
                 subscription.tell(change)
-        began = max((self._since.get(source, self._number + 1) for source in subscription.sources), default=0)
-        return last_seen >= max(oldest - 1, began)
+        began = max((self._since.get(source, self._journal.number + 1) for source in subscription.sources), default=0)
+        return last_seen >= max(self._journal.complete_after, began)
 
 
 def _behind(watcher: Subscription, sources: Collection[Source], found: Mapping[Source, Revision]) -> set[Source]:

@@ -1,0 +1,42 @@
+"""What one watcher has still to be told."""
+
+import asyncio
+from collections.abc import Mapping
+
+from broker.changes.journal import Change
+from broker.reference import Source
+
+
+class Subscription:
+    """What one watcher has not been told yet. A slow one is told of the last change of each source alone."""
+
+    def __init__(self, sources: Mapping[Source, float], known: Mapping[Source, str]) -> None:
+        """Watch `sources`, each with the seconds that it may be remembered; `known` are versions that are had."""
+        self.sources = dict(sources)
+        self.known = dict(known)
+        self.ended = ""
+        self._pending: dict[Source, Change] = {}
+        self._news = asyncio.Event()
+
+    def tell(self, change: Change) -> None:
+        """Add a change."""
+        self._pending.pop(change.source, None)
+        self._pending[change.source] = change
+        self._news.set()
+
+    def end(self, reason: str) -> None:
+        """Let the watcher be told that there is no more to come, and why."""
+        self.ended = self.ended or reason
+        self._news.set()
+
+    async def wait(self) -> None:
+        """Return when there is something to tell."""
+        await self._news.wait()
+
+    def take(self) -> tuple[Change, ...]:
+        """Return what there is to tell, in the order in which it happened."""
+        changes = tuple(self._pending.values())
+        self._pending.clear()
+        if not self.ended:
+            self._news.clear()
+        return changes
