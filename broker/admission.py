@@ -99,7 +99,6 @@ class Admission:
         """Return who asks, or put on record who was refused.
 
         Raises:
-            ThrottledError: The identity asks too often.
             IdentityRefusedError: The certificate names nobody, and policy does not know its fingerprint.
             TokenRefusedError: The token proves nothing.
             AuditUnavailableError: The refusal can't be put on record.
@@ -108,7 +107,6 @@ class Admission:
         policy = self._policy.current
         now = self._clock.now()
         environment = policy.environment_of(peer) or ""
-        await self.slow(peer, EventKind.RESOLVE, address=address, request=request)
         try:
             _check_named(policy, peer)
             claims = None if unverified_token is None else self._verify(unverified_token, peer, environment, now)
@@ -141,6 +139,10 @@ class Admission:
                 environment = self._policy.current.environment_of(peer) or ""
                 await self._record(error.code, kind, str(address), request, peer.name, environment)
             raise
+
+    def weigh(self, peer: PeerIdentity, *, size: int) -> None:
+        """Count a request of `peer` by the `size` of its body, in bytes, before anybody reads what it says."""
+        self._throttle.weigh(peer.name, size)
 
     async def refuse_identity(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
         """Put on record that a connection's certificate is no identity.

@@ -89,7 +89,7 @@ class LimitSettings(Section):
     identity_requests_per_second: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
         default=200.0,
         description="Requests a second that one identity may make for long, for values, watches, tokens and its leases "
-        "together; then it gets 429. 0: any number.",
+        "together; then it gets 429. Every further 2 KiB of a body count as one more. 0: any number.",
     )
     identity_burst: Annotated[int, Field(ge=1)] = Field(
         default=5_000, description="Requests that one identity may make at once, such as a fleet that starts together."

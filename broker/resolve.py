@@ -11,7 +11,7 @@ from typing import Final
 from broker.admission import Address, Admission, Admitted, Policy, PolicySource
 from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
 from broker.cache.remembered import Cached
-from broker.errors import FetchError, IdentityRefusedError, MalformedReferenceError, ReferenceCountError
+from broker.errors import FetchError, MalformedReferenceError, ReferenceCountError
 from broker.identity import PeerIdentity
 from broker.leases.held import Asker
 from broker.metrics import Metrics
@@ -94,7 +94,6 @@ class ResolveReferences:
 
         Raises:
             ReferenceCountError: There is no reference, or there are too many.
-            ThrottledError: The identity asks too often.
             IdentityRefusedError: The certificate names nobody, and policy does not know its fingerprint.
             TokenRefusedError: The token proves nothing.
             AuditUnavailableError: It can't be put on record, so nothing is revealed.
@@ -117,10 +116,6 @@ class ResolveReferences:
         resolution = resolution_of(items, require)
         await self._record(asker, items, resolution)
         return resolution
-
-    async def refuse_identity(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
-        """Put on record that a connection's certificate is no identity. Raises: AuditUnavailableError."""
-        await self._admission.refuse_identity(error, address=address, request=request)
 
     def _check_count(self, texts: Sequence[str]) -> None:
         if not 1 <= len(texts) <= self._max_references:

@@ -11,6 +11,8 @@ from broker.token_bucket import TokenBucket
 # Refusals of one identity are put on record once in this time, so that they can't flood the trail.
 RECORD_SECONDS: Final = 60.0
 _MAX_IDENTITIES: Final = 100_000
+# Reading, deciding and recording a body costs by its length, and the twenty references of an agent are shorter.
+_BYTES_OF_ONE: Final = 2048
 
 
 @dataclass(slots=True)
@@ -55,3 +57,9 @@ class Throttle:
             asker.recorded = now
         message = "this identity asks too often; wait as long as Retry-After says, and keep what you were given"
         raise ThrottledError(message, retry_after=wait, is_news=is_news)
+
+    def weigh(self, identity: str, size: int) -> None:
+        """Count a request of `identity` that was let in by the `size` of its body, in bytes: a long one is several."""
+        asker = self._askers.get(identity)
+        if asker is not None:
+            asker.bucket.owe(size // _BYTES_OF_ONE)

@@ -33,3 +33,7 @@ class TokenBucket:
             self.level -= 1
             return 0.0
         return (1 - self.level) / self.per_second
+
+    def owe(self, takes: float) -> None:
+        """Count `takes` more for what was let in already; until they have flowed in, there is nothing to take."""
+        self.level -= takes

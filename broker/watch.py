@@ -10,7 +10,7 @@ from broker.cache.remembered import Clocks
 from broker.changes.feed import ChangeFeed
 from broker.changes.subscription import Subscription
 from broker.clock import Clock
-from broker.errors import IdentityRefusedError, MalformedReferenceError, ReferenceCountError, ThrottledError
+from broker.errors import MalformedReferenceError, ReferenceCountError, ThrottledError
 from broker.identity import PeerIdentity
 from broker.policy.decision import Allow, Deny
 from broker.reference import Reference, Source, parse
@@ -80,7 +80,7 @@ class WatchReferences:
 
         Raises:
             ReferenceCountError: There is no reference, or there are too many.
-            ThrottledError: The identity asks too often, or has too many watches.
+            ThrottledError: The identity has too many watches.
             IdentityRefusedError: The certificate names nobody, and policy does not know its fingerprint.
             TokenRefusedError: The token proves nothing.
             AuditUnavailableError: It can't be put on record.
@@ -138,10 +138,6 @@ class WatchReferences:
                 return "denied"
             watch.decided_by = policy
         return watch.subscription.ended
-
-    async def refuse_identity(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
-        """Put on record that a connection's certificate is no identity. Raises: AuditUnavailableError."""
-        await self._admission.refuse_identity(error, address=address, request=request)
 
     def _count(self, name: str) -> None:
         if self._watches[name] >= self._limits.max_watches:

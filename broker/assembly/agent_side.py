@@ -17,6 +17,7 @@ from broker.resolve import ResolveReferences
 from broker.throttle import Throttle
 from broker.tokens import TokenVerifier, public_jwks
 from broker.watch import WatchLimits, WatchReferences
+from broker.web.callers import AgentDoor
 from broker.web.routes.administrators import AdministratorDoor
 from broker.web.routes.cache_orders import order_routes
 from broker.web.routes.lease_orders import lease_order_routes
@@ -40,6 +41,7 @@ class AgentSide:
         self._trail = base.traced_trail
         self._peers = Peers(trust=base.credentials, allow_no_eku=base.settings.tls.allow_no_eku)
         self._admission = self._admit()
+        self._door = AgentDoor(peers=self._peers, clock=base.clock, admission=self._admission)
         self._resolve = ResolveReferences(
             admission=self._admission,
             policy=base.policy,
@@ -70,19 +72,14 @@ class AgentSide:
         )
         return build_agent_app(
             resolve=self._resolve,
-            peers=self._peers,
+            door=self._door,
             clock=self._base.clock,
             metrics=self._base.metrics,
             limits=limits,
             allowed_hosts=frozenset(settings.listen.allowed_hosts) or None,
             extra_routes=[
                 *self._token_routes(),
-                *lease_routes(
-                    leases=self._source_side.leases,
-                    peers=self._peers,
-                    admission=self._admission,
-                    clock=self._base.clock,
-                ),
+                *lease_routes(leases=self._source_side.leases, door=self._door),
                 *watch_routes(self._watch_handler(limits)),
                 *self._order_routes(),
             ],
@@ -118,11 +115,9 @@ class AgentSide:
         )
         return oauth_routes(
             issue=issue,
-            peers=self._peers,
-            clock=self._base.clock,
+            door=self._door,
             jwks=public_jwks({self._base.keys.token.kid: self._base.keys.token}),
             issuer=self._issuer,
-            admission=self._admission,
         )
 
     def _order_routes(self) -> list[web.RouteDef]:
@@ -130,7 +125,7 @@ class AgentSide:
             administration=self._administration,
             peers=self._peers,
             clock=self._base.clock,
-            refuse_identity=self._resolve.refuse_identity,
+            refuse_identity=self._admission.refuse_identity,
         )
         leases = OrderLeases(
             administration=self._administration,
@@ -152,8 +147,7 @@ class AgentSide:
         return WatchHandler(
             watch=watch,
             feed=self.feed,
-            peers=self._peers,
-            clock=self._base.clock,
+            door=self._door,
             limits=limits,
             heartbeat_seconds=settings.heartbeat_seconds,
             write_seconds=settings.write_seconds,

@@ -1,5 +1,6 @@
 """Who calls: the peer of a request's connection, where it calls from, and what it presents."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Final, NamedTuple, Protocol
@@ -49,6 +50,10 @@ class Admitting(Protocol):
         """Return when `peer` may ask now. Raises: ThrottledError, AuditUnavailableError."""
         ...
 
+    def weigh(self, peer: PeerIdentity, *, size: int) -> None:
+        """Count a request of `peer` by the `size` of its body, in bytes."""
+        ...
+
     async def refuse_identity(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
         """Put on record that a connection's certificate is no identity. Raises: AuditUnavailableError."""
         ...
@@ -71,6 +76,36 @@ async def caller_of(request: web.Request, *, peers: PeerSource, clock: Clock, re
         raise
     facts_of(request).identity = peer.name
     return Caller(peer, address, instance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentDoor:
+    """Lets agents in before a byte of their requests is read, each no more often than it may."""
+
+    peers: PeerSource
+    clock: Clock
+    admission: Admitting
+
+    async def admit(self, request: web.Request, kind: EventKind) -> Caller:
+        """Return who calls for something of `kind`.
+
+        Raises:
+            IdentityRefusedError: The certificate names nobody.
+            ThrottledError: The identity asks too often.
+            AuditUnavailableError: A refusal can't be put on record.
+
+        """
+        caller = await caller_of(request, peers=self.peers, clock=self.clock, refuse=self.admission.refuse_identity)
+        await self.admission.slow(caller.peer, kind, address=caller.address, request=caller.request)
+        return caller
+
+    def weigh(self, caller: Caller, body: bytes) -> None:
+        """Count the request of `caller` by its body, before anybody reads what that says."""
+        self.admission.weigh(caller.peer, size=len(body))
+
+    def require(self, request: web.Request) -> None:
+        """Return if the certificate of a request that goes on still counts. Raises: IdentityRefusedError."""
+        self.peers.peer_of(request, now=self.clock.now())
 
 
 def token_of(request: web.Request) -> str | None:

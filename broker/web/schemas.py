@@ -10,7 +10,7 @@ from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from broker.cache.remembered import LeaseFacts
 from broker.resolution.results import Granted, Previous, Refused, Resolution
@@ -23,7 +23,7 @@ class ResolveRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, allow_inf_nan=False)
 
-    references: list[str]
+    references: Annotated[list[str], FailFast()]
     require: Literal["all", "any"] = "all"
     max_age: Annotated[float, Field(ge=0, le=86_400)] | None = None
     min_versions: dict[str, Annotated[int, Field(ge=1, le=2**31)]] = Field(default_factory=dict)

@@ -28,7 +28,7 @@ from broker.web.routes.operations import build_operations_app
 from broker.web.routes.resolve import RequestLimits, build_agent_app
 from broker.web.routes.watch import WatchHandler, watch_routes
 from broker.web.schemas import ResolveRequest, resolution_body
-from tests.fakes import START, FakeClock, FakePeers, fake_lease, fake_metrics
+from tests.fakes import START, FakeClock, fake_lease, fake_metrics
 
 # These never reach a problem document: they stop a file from being loaded, or have OAuth's own shape.
 NOT_OVER_HTTP = {"source_mints", "document_invalid", "policy_invalid", "settings_invalid", "invalid_scope"} | {
@@ -64,11 +64,9 @@ def routes_of(app: web.Application) -> set[tuple[str, str]]:
 def routes_of_oauth() -> list[web.RouteDef]:
     return oauth_routes(
         issue=None,  # Never called: only the route table is looked at.
-        peers=FakePeers(),
-        clock=FakeClock(),
+        door=None,
         jwks={"keys": []},
         issuer="https://broker.example",
-        admission=None,
     )
 
 
@@ -93,17 +91,17 @@ def test_its_routes_are_the_routes_of_both_listeners(document: Document) -> None
     clock, metrics = FakeClock(), fake_metrics()
     agents = build_agent_app(
         resolve=None,  # Never called: only the route table is looked at.
-        peers=FakePeers(),
+        door=None,
         clock=clock,
         metrics=metrics,
         limits=RequestLimits(),
         allowed_hosts=None,
         extra_routes=[
             *routes_of_oauth(),
-            *lease_routes(leases=None, peers=FakePeers(), admission=None, clock=clock),
+            *lease_routes(leases=None, door=None),
             *order_routes(orders=None, door=None),
             *lease_order_routes(orders=None, door=None),
-            *watch_routes(WatchHandler(watch=None, feed=None, peers=FakePeers(), clock=clock)),
+            *watch_routes(WatchHandler(watch=None, feed=None, door=None)),
         ],
     )
     operations = build_operations_app(

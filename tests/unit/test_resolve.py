@@ -68,15 +68,16 @@ class Bench:
             clock=self.clock, metrics=self.metrics, max_entries=99, max_bytes=9999, fetch_seconds=5, refresh_wait=0.02
         )
         providers = {"vault": self.vault, "env": self.env}
+        self.admission = Admission(
+            policy=self.policy,
+            verifier=self.verifier,
+            throttle=Throttle(clock=self.clock, per_second=10, burst=100),
+            trail=self.trail,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
         self.resolver = ResolveReferences(
-            admission=Admission(
-                policy=self.policy,
-                verifier=self.verifier,
-                throttle=Throttle(clock=self.clock, per_second=10, burst=100),
-                trail=self.trail,
-                metrics=self.metrics,
-                clock=self.clock,
-            ),
+            admission=self.admission,
             policy=self.policy,
             sources=Sources(cache=self.cache, leases=NoLeases(), providers=providers, queues=FairQueues({})),
             trail=self.trail,
@@ -348,7 +349,7 @@ async def test_a_certificate_without_a_san_counts_only_if_policy_names_it(bench:
 
 async def test_a_refused_certificate_is_recorded(bench: Bench) -> None:
     error = IdentityRefusedError("two", reason=IdentityRefusedReason.TWO_URI_SANS)
-    await bench.resolver.refuse_identity(error, address=ip_address("::1"), request="request-2")
+    await bench.admission.refuse_identity(error, address=ip_address("::1"), request="request-2")
     [event] = bench.trail.events
     assert (event.kind, event.reason, event.address) == (EventKind.AUTHENTICATION, "two_uri_sans", "::1")
 
@@ -431,16 +432,15 @@ async def test_a_version_of_a_source_that_keeps_none_is_invalid(bench: Bench) ->
 
 
 async def test_an_identity_that_asks_in_a_loop_is_slowed_and_named_in_the_trail_once(bench: Bench) -> None:
+    origin = {"address": ip_address("10.0.0.7"), "request": "request-1"}
     for _ in range(100):
-        await bench.ask(KEY)
-    bench.trail.events.clear()
+        await bench.admission.slow(fake_peer(), EventKind.RESOLVE, **origin)
     for _ in range(50):
         with pytest.raises(ThrottledError):
-            await bench.ask(KEY)
+            await bench.admission.slow(fake_peer(), EventKind.RESOLVE, **origin)
     assert [(event.kind, event.reason) for event in bench.trail.events] == [(EventKind.RESOLVE, "rate_limited")]
     assert bench.metrics.registry.get_sample_value("broker_throttled_requests_total") == 50
-    assert len(bench.vault.fetched) == 1
-    await bench.ask(KEY, peer=fake_peer("spiffe://prod.example/other"))
+    await bench.admission.slow(fake_peer("spiffe://prod.example/other"), EventKind.RESOLVE, **origin)
 
 
 YOUNG = Allow("read young", 300.0, 3600.0, younger_than=86_400.0)

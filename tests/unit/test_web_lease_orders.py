@@ -41,7 +41,7 @@ class Bench:
         )
         app = build_agent_app(
             resolve=None,
-            peers=self.peers,
+            door=None,
             clock=self.desk.clock,
             metrics=self.desk.metrics,
             limits=RequestLimits(),

@@ -18,6 +18,7 @@ from broker.issue import IssueToken
 from broker.policy.current import CurrentPolicy
 from broker.policy.engine import compile_policy
 from broker.tokens import SigningKey, public_jwks
+from broker.web.callers import AgentDoor
 from broker.web.middleware import Edge, finish
 from broker.web.routes.oauth import TOKEN_PATH, metadata, oauth_routes
 from tests.fakes import FakeClock, FakePeers, FakeTrail, fake_metrics, fake_peer
@@ -53,6 +54,9 @@ class Bench:
         if self.asks_too_often:
             raise ThrottledError("this identity asks too often", retry_after=1.5, is_news=False)
 
+    def weigh(self, peer: PeerIdentity, *, size: int) -> None:
+        raise AssertionError("a form is short")
+
     def app(self) -> web.Application:
         issue = IssueToken(
             policy=CurrentPolicy(compile_policy(POLICY)),
@@ -69,11 +73,9 @@ class Bench:
         app.router.add_routes(
             oauth_routes(
                 issue=issue,
-                peers=self.peers,
-                clock=self.clock,
+                door=AgentDoor(peers=self.peers, clock=self.clock, admission=self),
                 jwks=public_jwks({KEY.kid: KEY}),
                 issuer=ISSUER,
-                admission=self,
                 body_seconds=0.2,
             )
         )

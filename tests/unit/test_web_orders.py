@@ -64,7 +64,7 @@ class Bench:
         )
         agents = build_agent_app(
             resolve=None,
-            peers=self.peers,
+            door=None,
             clock=self.clock,
             metrics=self.metrics,
             limits=RequestLimits(),

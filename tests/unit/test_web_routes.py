@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from pydantic import ValidationError
 
 from broker.admission import Admission
 from broker.audit.event import Outcome
@@ -23,9 +24,11 @@ from broker.resolve import ResolveReferences
 from broker.secret import Reading, SecretDocument
 from broker.sources import Sources
 from broker.throttle import Throttle
+from broker.web.callers import AgentDoor
 from broker.web.known_bodies import KnownBodies
 from broker.web.middleware import request_id_of
 from broker.web.routes.resolve import RESOLVE_PATH, RequestLimits, build_agent_app
+from broker.web.schemas import ResolveRequest
 from tests.fakes import (
     FakeClock,
     FakeFingerprints,
@@ -62,15 +65,16 @@ class Bench:
         cache = Cache(
             clock=self.clock, metrics=self.metrics, max_entries=99, max_bytes=9999, fetch_seconds=5, refresh_wait=0.02
         )
-        self.resolve = resolve = ResolveReferences(
-            admission=Admission(
-                policy=self.policy,
-                verifier=FakeVerifier(),
-                throttle=Throttle(clock=self.clock, per_second=1, burst=1000),
-                trail=self.trail,
-                metrics=self.metrics,
-                clock=self.clock,
-            ),
+        self.admission = Admission(
+            policy=self.policy,
+            verifier=FakeVerifier(),
+            throttle=Throttle(clock=self.clock, per_second=1, burst=1000),
+            trail=self.trail,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
+        resolve = ResolveReferences(
+            admission=self.admission,
             policy=self.policy,
             sources=Sources(
                 cache=cache, leases=NoLeases(), providers={"vault": self.vault, "env": self.env}, queues=FairQueues({})
@@ -89,7 +93,7 @@ class Bench:
 
         return build_agent_app(
             resolve=resolve,
-            peers=self.peers,
+            door=AgentDoor(peers=self.peers, clock=self.clock, admission=self.admission),
             clock=self.clock,
             metrics=self.metrics,
             limits=self.limits,
@@ -561,8 +565,34 @@ async def test_no_failure_shows_a_value_in_body_header_log_or_metric(
 
 async def test_an_identity_that_asks_too_often_gets_429_with_the_time_to_wait(bench: Bench) -> None:
     # The bucket of the identity holds one request and gets another each second, while the clock stands still.
-    bench.resolve._admission._throttle = Throttle(clock=bench.clock, per_second=1, burst=1)
+    bench.admission._throttle = Throttle(clock=bench.clock, per_second=1, burst=1)
     await bench.post(body_of("$PAT"))
     status, document, headers = await bench.post(body_of("$PAT"))
     assert (status, document["code"]) == (429, "rate_limited")
     assert 1 <= int(headers["Retry-After"]) <= 2
+
+
+async def test_who_asks_too_often_is_slowed_before_its_body_is_read(bench: Bench) -> None:
+    bench.admission._throttle = Throttle(clock=bench.clock, per_second=1, burst=1)
+    # A body that is wrong costs as much to read as a good one, and so it counts as much.
+    assert (await bench.post(b"{"))[0] == 400
+    head = b"POST /v1/resolve HTTP/1.1\r\nHost: broker\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    assert (await bench.raw(head)).startswith(b"HTTP/1.1 429 ")
+
+
+async def test_a_long_body_counts_as_several_requests(bench: Bench) -> None:
+    bench.admission._throttle = Throttle(clock=bench.clock, per_second=1, burst=10)
+    assert (await bench.post(body_of(KEY) + b" " * 20_000))[0] == 200
+    bench.clock.advance(0.5)
+    assert (await bench.post(body_of(KEY)))[0] == 429
+    bench.clock.advance(0.5)
+    assert (await bench.post(body_of(KEY)))[0] == 200
+
+
+async def test_a_body_is_read_no_further_than_its_first_text_that_is_none(bench: Bench) -> None:
+    # Each of them would be a fault of its own, and a hundred thousand faults take a tenth of a second to collect.
+    with pytest.raises(ValidationError) as refused:
+        ResolveRequest.model_validate({"references": [1, 2, 3]})
+    assert refused.value.error_count() == 1
+    status, answer, _ = await bench.post(body_of(*[1] * 3))
+    assert (status, answer["detail"]) == (400, "references.0: Input should be a valid string")

@@ -17,6 +17,7 @@ from broker.policy.decision import Allow
 from broker.reference import Source, parse
 from broker.throttle import Throttle
 from broker.watch import WatchLimits, WatchReferences
+from broker.web.callers import AgentDoor
 from broker.web.routes.resolve import RequestLimits, build_agent_app
 from broker.web.routes.watch import WATCH_PATH, WatchHandler, watch_routes
 from tests.fakes import FakeClock, FakePeers, FakePolicy, FakeTrail, FakeVerifier, fake_metrics
@@ -35,15 +36,17 @@ class Bench:
         self.peers = FakePeers()
         self.store = Store()
         self.store.set(APP, 1)
+        self.admission = Admission(
+            policy=self.policy,
+            verifier=FakeVerifier(),
+            throttle=Throttle(clock=self.clock, per_second=0, burst=1),
+            trail=self.trail,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
+        door = AgentDoor(peers=self.peers, clock=self.clock, admission=self.admission)
         self.watch = WatchReferences(
-            admission=Admission(
-                policy=self.policy,
-                verifier=FakeVerifier(),
-                throttle=Throttle(clock=self.clock, per_second=0, burst=1),
-                trail=self.trail,
-                metrics=self.metrics,
-                clock=self.clock,
-            ),
+            admission=self.admission,
             policy=self.policy,
             feed=self.store.feed,
             trail=self.trail,
@@ -53,15 +56,14 @@ class Bench:
         handler = WatchHandler(
             watch=self.watch,
             feed=self.store.feed,
-            peers=self.peers,
-            clock=self.clock,
+            door=door,
             limits=RequestLimits(max_body_bytes=4_000_000),
             heartbeat_seconds=0.05,
             write_seconds=0.2,
         )
         app = build_agent_app(
             resolve=None,  # Never called: this is about the other route.
-            peers=self.peers,
+            door=door,
             clock=self.clock,
             metrics=self.metrics,
             limits=RequestLimits(max_body_bytes=4_000_000),
@@ -256,3 +258,11 @@ async def test_who_never_reads_is_cut_off(bench: Bench) -> None:
 def _set_all(store: Store, sources: list[Source], version: int) -> None:
     for source in sources:
         store.set(source, version)
+
+
+async def test_a_watch_counts_as_requests_by_its_length_whether_it_is_one_or_not(bench: Bench) -> None:
+    bench.admission._throttle = Throttle(clock=bench.clock, per_second=1, burst=10)
+    first = await bench.client.post(WATCH_PATH, data=b"{" + b" " * 20_000, headers={"Content-Type": "application/json"})
+    assert first.status == 400
+    assert (await bench.refused())[0] == 429
+    assert [(event.kind, event.reason) for event in bench.trail.events] == [(EventKind.WATCH, "rate_limited")]

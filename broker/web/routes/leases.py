@@ -8,11 +8,10 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 
 from broker.audit.event import EventKind
-from broker.clock import Clock
 from broker.identity import PeerIdentity
 from broker.leases.record import LeaseRecord
 from broker.leases.upkeep import Revocation
-from broker.web.callers import Admitting, PeerSource, caller_of
+from broker.web.callers import AgentDoor
 from broker.web.middleware import json_headers
 from broker.web.schemas import rfc3339
 
@@ -32,18 +31,16 @@ class Leases(Protocol):
         ...
 
 
-def lease_routes(*, leases: Leases, peers: PeerSource, admission: Admitting, clock: Clock) -> list[web.RouteDef]:
+def lease_routes(*, leases: Leases, door: AgentDoor) -> list[web.RouteDef]:
     """Return the routes of leases."""
-    handler = _LeaseHandler(leases=leases, peers=peers, admission=admission, clock=clock)
+    handler = _LeaseHandler(leases=leases, door=door)
     return [web.get(LEASES_PATH, handler.show, allow_head=False), web.delete(LEASE_PATH, handler.revoke)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _LeaseHandler:
     leases: Leases
-    peers: PeerSource
-    admission: Admitting
-    clock: Clock
+    door: AgentDoor
 
     async def show(self, request: web.Request) -> web.Response:
         """Answer `GET /v1/leases`."""
@@ -68,9 +65,7 @@ class _LeaseHandler:
         return web.Response(status=202, body=json.dumps(document).encode(), headers=json_headers())
 
     async def _peer(self, request: web.Request) -> PeerIdentity:
-        caller = await caller_of(request, peers=self.peers, clock=self.clock, refuse=self.admission.refuse_identity)
-        await self.admission.slow(caller.peer, EventKind.LEASE, address=caller.address, request=caller.request)
-        return caller.peer
+        return (await self.door.admit(request, EventKind.LEASE)).peer
 
 
 def lease_document(record: LeaseRecord) -> dict[str, Any]:

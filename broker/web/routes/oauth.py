@@ -13,7 +13,6 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 
 from broker.audit.event import EventKind
-from broker.clock import Clock
 from broker.errors import (
     BrokerError,
     InvalidClientError,
@@ -22,7 +21,7 @@ from broker.errors import (
 )
 from broker.issue import IssuedToken, IssueToken
 from broker.web.body import read_raw
-from broker.web.callers import Admitting, PeerSource, caller_of
+from broker.web.callers import AgentDoor
 from broker.web.problems import OUTCOME, PROBLEMS, HttpRefusedError
 
 TOKEN_PATH: Final = "/oauth2/token"  # noqa: S105  A path, not a credential.
@@ -53,15 +52,12 @@ class OAuthError(BrokerError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TokenEndpoint:
     issue: IssueToken
-    peers: PeerSource
-    clock: Clock
-    admission: Admitting
+    door: AgentDoor
     body_seconds: float
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer `POST /oauth2/token`."""
-        caller = await caller_of(request, peers=self.peers, clock=self.clock, refuse=self.admission.refuse_identity)
-        await self.admission.slow(caller.peer, EventKind.TOKEN, address=caller.address, request=caller.request)
+        caller = await self.door.admit(request, EventKind.TOKEN)
         try:
             form = await _form(request, seconds=self.body_seconds)
             issued = await self.issue.issue(
@@ -86,19 +82,15 @@ class _TokenEndpoint:
 def oauth_routes(
     *,
     issue: IssueToken,
-    peers: PeerSource,
-    clock: Clock,
+    door: AgentDoor,
     jwks: Mapping[str, Any],
     issuer: str,
-    admission: Admitting,
     body_seconds: float = 10.0,
 ) -> list[web.RouteDef]:
     """Return the routes of the token endpoint, its metadata (RFC 8414) and its keys (RFC 7517)."""
     endpoint = _TokenEndpoint(
         issue=issue,
-        peers=peers,
-        clock=clock,
-        admission=admission,
+        door=door,
         body_seconds=body_seconds,
     )
     keys, described = json.dumps(jwks).encode(), json.dumps(metadata(issuer)).encode()

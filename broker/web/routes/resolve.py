@@ -9,14 +9,15 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from broker.admission import Address
+from broker.audit.event import EventKind
 from broker.clock import Clock
-from broker.errors import IdentityRefusedError, MalformedReferenceError
+from broker.errors import MalformedReferenceError
 from broker.identity import PeerIdentity
 from broker.resolution.results import Granted, Require, Resolution, Status
 from broker.resolve import Wishes
 from broker.series.requests import RequestSeries
 from broker.web.body import read_bytes
-from broker.web.callers import PeerSource, caller_of, token_of
+from broker.web.callers import AgentDoor, token_of
 from broker.web.known_bodies import KnownBodies
 from broker.web.middleware import Edge, facts_of, finish, json_headers, logs_references, logs_requests
 from broker.web.problems import resolution_problem
@@ -51,15 +52,11 @@ class Resolver(Protocol):
         """Return what the peer may have, after that is on record."""
         ...
 
-    async def refuse_identity(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
-        """Put on record that a connection's certificate is no identity."""
-        ...
-
 
 def build_agent_app(
     *,
     resolve: Resolver,
-    peers: PeerSource,
+    door: AgentDoor,
     clock: Clock,
     metrics: RequestSeries,
     limits: RequestLimits,
@@ -71,7 +68,7 @@ def build_agent_app(
     hosts = None if allowed_hosts is None else frozenset(host.lower() for host in allowed_hosts)
     edge = Edge(clock=clock, metrics=metrics, allowed_hosts=hosts)
     app = web.Application(middlewares=[*outermost, edge.middleware()], client_max_size=limits.max_body_bytes)
-    handler = _ResolveHandler(resolve=resolve, peers=peers, clock=clock, limits=limits, bodies=KnownBodies())
+    handler = _ResolveHandler(resolve=resolve, door=door, clock=clock, limits=limits, bodies=KnownBodies())
     app.router.add_routes([web.post(RESOLVE_PATH, handler.handle, expect_handler=handler.expect), *extra_routes])
     app.on_response_prepare.append(finish)
     return app
@@ -80,19 +77,20 @@ def build_agent_app(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ResolveHandler:
     resolve: Resolver
-    peers: PeerSource
+    door: AgentDoor
     clock: Clock
     limits: RequestLimits
     bodies: KnownBodies
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer `POST /v1/resolve`."""
-        caller = await caller_of(request, peers=self.peers, clock=self.clock, refuse=self.resolve.refuse_identity)
+        caller = await self.door.admit(request, EventKind.RESOLVE)
         facts = facts_of(request)
         unverified_token = token_of(request)
         began = self.clock.monotonic()
         raw = await read_bytes(request, max_bytes=self.limits.max_body_bytes, seconds=self.limits.body_seconds)
         facts.body_seconds = self.clock.monotonic() - began
+        self.door.weigh(caller, raw)
         asked = self.bodies.read(raw)
         resolution = await self.resolve.resolve(
             peer=caller.peer,

@@ -4,18 +4,18 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
+from broker.audit.event import EventKind
 from broker.changes.feed import ChangeFeed
-from broker.clock import Clock
 from broker.errors import IdentityRefusedError
 from broker.resolution.results import Resolution
 from broker.watch import Watch, WatchReferences
-from broker.web.body import read_model
-from broker.web.callers import PeerSource, caller_of, token_of
+from broker.web.body import model_of, read_bytes
+from broker.web.callers import AgentDoor, token_of
 from broker.web.problems import resolution_problem
 from broker.web.routes.resolve import RequestLimits
 
@@ -29,7 +29,7 @@ class WatchRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
-    references: list[str]
+    references: Annotated[list[str], FailFast()]
     versions: dict[str, str] = Field(default_factory=dict)
 
 
@@ -40,8 +40,7 @@ class WatchHandler:
     Attributes:
         watch: The use case.
         feed: Where changes come from.
-        peers: Tells who is at the other end.
-        clock: Tells the time.
+        door: Lets agents in, and tells who is at the other end.
         limits: Bounds the body.
         heartbeat_seconds: Time between two signs of life, and between two looks whether the watch may go on.
         write_seconds: Time for the agent to take what was written.
@@ -50,19 +49,18 @@ class WatchHandler:
 
     watch: WatchReferences
     feed: ChangeFeed
-    peers: PeerSource
-    clock: Clock
+    door: AgentDoor
     limits: RequestLimits = field(default_factory=RequestLimits)
     heartbeat_seconds: float = 15.0
     write_seconds: float = 30.0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer `POST /v1/watch`."""
-        caller = await caller_of(request, peers=self.peers, clock=self.clock, refuse=self.watch.refuse_identity)
+        caller = await self.door.admit(request, EventKind.WATCH)
         unverified_token = token_of(request)
-        asked = await read_model(
-            request, WatchRequest, max_bytes=self.limits.max_body_bytes, seconds=self.limits.body_seconds
-        )
+        raw = await read_bytes(request, max_bytes=self.limits.max_body_bytes, seconds=self.limits.body_seconds)
+        self.door.weigh(caller, raw)
+        asked = model_of(raw, WatchRequest)
         watch = await self.watch.start(
             peer=caller.peer,
             unverified_token=unverified_token,
@@ -125,7 +123,7 @@ class WatchHandler:
 
     def _reason_to_end(self, request: web.Request, watch: Watch) -> str:
         try:
-            self.peers.peer_of(request, now=self.clock.now())
+            self.door.require(request)
         except IdentityRefusedError:
             return "identity"
         return self.watch.reason_to_end(watch)
