@@ -6,13 +6,13 @@ wipe memory (see SECURITY.md): the promise is few copies, no `repr`, no pickle, 
 """
 
 import hmac
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NoReturn, final
 
+from broker import written_json
 from broker.errors import MissingPart, SecretMissingError, SecretUnusableError
 
 MASK: Final = "***"
@@ -101,7 +101,7 @@ class SecretDocument(_Opaque):
     __slots__ = ("_root", "_selected", "size")
 
     def __init__(self, root: object, *, size: int) -> None:
-        """Wrap `root`: bytes for a scalar, or what `json.loads` made of an object.
+        """Wrap `root`: bytes for a scalar, or what `written_json.read` made of an object.
 
         Args:
             root: `bytes`, or a mapping of JSON values.
@@ -121,6 +121,11 @@ class SecretDocument(_Opaque):
     def of_fields(cls, fields: Mapping[str, Any], *, size: int) -> "SecretDocument":
         """Wrap a source with named fields: the data of a KV secret."""
         return cls(fields, size=size)
+
+    @property
+    def has_fields(self) -> bool:
+        """Tell whether it has named fields; a scalar has none."""
+        return not isinstance(self._root, bytes)
 
     def select(self, pointer: tuple[str, ...]) -> SecretValue:
         """Return what stands at `pointer`; the empty pointer is the whole document.
@@ -166,8 +171,7 @@ def _value_of(node: object) -> SecretValue:
     try:
         if isinstance(node, str):
             return SecretValue(node.encode("utf-8"), encoding=Encoding.TEXT)
-        text = json.dumps(node, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        return SecretValue(text.encode("utf-8"), encoding=Encoding.JSON)
+        return SecretValue(written_json.spell(node).encode("utf-8"), encoding=Encoding.JSON)
     except (UnicodeEncodeError, ValueError):
         message = "the value is no valid Unicode or no valid JSON, so it can't be written in an answer"
         raise SecretUnusableError(message) from None

@@ -1,12 +1,12 @@
 """What the broker answered, read with care: whatever it sends, a value never ends in an error's text."""
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
+from broker import written_json
 from broker.errors import BrokerError, MalformedReferenceError
 from broker.reference import parse
 from broker.secret import Encoding, SecretValue
@@ -62,12 +62,6 @@ class Answer:
     stale_until: str | None = None
 
 
-class _Number(str):
-    """A number of a JSON text as it was written: a float would change its digits."""
-
-    __slots__ = ()
-
-
 def read_answers(status: int, body: bytes, *, asked: Sequence[str]) -> tuple[Answer, ...]:
     """Return one answer for each reference that was asked, in that order.
 
@@ -76,7 +70,7 @@ def read_answers(status: int, body: bytes, *, asked: Sequence[str]) -> tuple[Ans
         ResolveRefusedError: It is a problem document (RFC 9457): no value is given.
 
     """
-    document = _document(body, number=_Number)
+    document = _document(body)
     if status != HTTPStatus.OK:
         raise refusal(status, document)
     results = document.get("results") if document is not None else None
@@ -100,7 +94,7 @@ def read_object(status: int, body: bytes) -> Mapping[str, Any]:
     """
     if status != HTTPStatus.OK:
         raise read_refusal(status, body)
-    document = _document(body, number=None)
+    document = _document(body)
     if document is None:
         raise MalformedAnswerError(_FOREIGN)
     return document
@@ -108,7 +102,7 @@ def read_object(status: int, body: bytes) -> Mapping[str, Any]:
 
 def read_refusal(status: int, body: bytes) -> ResolveRefusedError:
     """Return what a problem document says, or that there was none."""
-    return refusal(status, _document(body, number=None))
+    return refusal(status, _document(body))
 
 
 def refusal(status: int, document: Mapping[str, Any] | None) -> ResolveRefusedError:
@@ -123,9 +117,9 @@ def refusal(status: int, document: Mapping[str, Any] | None) -> ResolveRefusedEr
     )
 
 
-def _document(body: bytes, *, number: type[_Number] | None) -> dict[str, Any] | None:
+def _document(body: bytes) -> dict[str, Any] | None:
     try:
-        document = json.loads(body, parse_float=number, parse_int=number)
+        document = written_json.read(body)
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
@@ -165,25 +159,11 @@ def _value(result: Mapping[str, Any]) -> SecretValue:
 def _bytes_of(value: Any, encoding: Encoding) -> bytes:  # noqa: ANN401  What a peer sends can be anything.
     match encoding:
         case Encoding.JSON:
-            return _spelled(value).encode("utf-8")
+            return written_json.spell(value).encode("utf-8")
         case Encoding.BASE64:
             return base64.b64decode(value, validate=True)
         case Encoding.TEXT:
             return bytes(value.encode("utf-8"))
-
-
-def _spelled(node: object) -> str:
-    """Return JSON with every number as the source wrote it."""
-    match node:
-        case _Number():
-            return str(node)
-        case dict():
-            pairs = (f"{json.dumps(key, ensure_ascii=False)}:{_spelled(value)}" for key, value in node.items())
-            return "{" + ",".join(pairs) + "}"
-        case list():
-            return "[" + ",".join(map(_spelled, node)) + "]"
-        case _:
-            return json.dumps(node, ensure_ascii=False, allow_nan=False)
 
 
 def _canonical(text: str) -> str:

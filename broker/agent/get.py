@@ -2,12 +2,12 @@
 
 import argparse
 import base64
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from broker import written_json
 from broker.agent.answer import Answer
 from broker.agent.client import BrokerClient
 from broker.agent.refusal import say, say_refused
@@ -106,7 +106,7 @@ def _previous(text: str) -> str:
 def _text(answers: Sequence[Answer], *, as_json: bool) -> bytes:
     if as_json or len(answers) > 1:
         values = {answer.reference: _json_value(answer) for answer in answers if answer.value}
-        return json.dumps(values, ensure_ascii=False).encode() + b"\n"
+        return written_json.spell(values).encode() + b"\n"
     return answers[0].value.reveal() if answers[0].value is not None else b""
 
 
@@ -124,6 +124,6 @@ def _json_value(answer: Answer) -> object:
         case Encoding.TEXT:
             return answer.value.reveal().decode("utf-8")
         case Encoding.JSON:
-            return json.loads(answer.value.reveal())
+            return written_json.read(answer.value.reveal())
         case Encoding.BASE64:
             return base64.b64encode(answer.value.reveal()).decode("ascii")

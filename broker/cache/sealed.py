@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from broker import written_json
 from broker.cache.remembered import Entry
 from broker.errors import BrokerError
 from broker.grammar import VAULT
@@ -148,7 +149,7 @@ class SealedFile:
                 value = sealer.decrypt(_nonce(len(entries)), data[start:end], _MAGIC + description)
                 if description == _END:
                     break
-                entry, number = _restored(json.loads(description), json.loads(value))
+                entry, number = _restored(json.loads(description), value)
                 entries.append(entry)
                 numbers.add(number)
                 digest.update(data[at:end])
@@ -209,6 +210,7 @@ def _description(entry: SealedEntry, number: int) -> bytes:
         "created_at": reading.created_at,
         "upstream_request": reading.upstream_request,
         "facts": asdict(reading.facts),
+        "fields": reading.document.has_fields,
     }
     return json.dumps(described, separators=(",", ":")).encode()
 
@@ -217,11 +219,11 @@ def _value(entry: SealedEntry) -> bytes:
     return entry.reading.document.whole().reveal()
 
 
-def _restored(described: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[SealedEntry, int]:
+def _restored(described: Mapping[str, Any], value: bytes) -> tuple[SealedEntry, int]:
     scheme, path, version, parameters = described["source"]
     reading = Reading(
-        # The size counts against the bound of the cache, as it did before.
-        SecretDocument.of_fields(fields, size=len(json.dumps(fields))),
+        # Files of earlier versions hold nothing but fields, and do not say so.
+        _document(value) if described.get("fields", True) else SecretDocument.of_bytes(value),
         version=described["version"],
         not_after=described["ends_at"],
         upstream_request=described["upstream_request"],
@@ -235,6 +237,11 @@ def _restored(described: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[
         ends_at=described["ends_at"],
     )
     return entry, described["number"]
+
+
+def _document(value: bytes) -> SecretDocument:
+    # The size counts against the bound of the cache, as it did before.
+    return SecretDocument.of_fields(written_json.read(value), size=len(value))
 
 
 def _changed(file: Path) -> SealedCacheError:

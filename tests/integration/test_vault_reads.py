@@ -4,10 +4,12 @@ import asyncio
 import base64
 import json
 import time
+import urllib.request
 from functools import partial
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from broker.errors import (
     MalformedReferenceError,
@@ -20,7 +22,7 @@ from broker.errors import (
 from broker.providers.vault.documents import created_time
 from broker.providers.vault.provider import VaultProvider
 from broker.reference import parse
-from broker.secret import Reading
+from broker.secret import Encoding, Reading
 from tests.openbao import OpenBao
 from tests.vaults import Seen, closing, token_provider
 from tests.waiting import until
@@ -74,6 +76,22 @@ async def test_a_field_of_kv_version_1(provider: VaultProvider, openbao: OpenBao
     assert await field(provider, "vault:old/kv/app/db#password") == CANARY.encode()
     assert await field(provider, "vault:old/kv/app/db#serial") == b"12345678901234567890"
     assert (await read(provider, "vault:old/kv/app/db")).version is None
+
+
+async def test_numbers_of_kv_version_1_are_given_as_written(provider: VaultProvider, openbao: OpenBao) -> None:
+    openbao.mount("numbers", "kv", {"version": "1"})
+    written = '{"huge":%s,"nested":[1e2,{"pi":3.14159265358979323846264338}],"price":1.10}' % ("7" * 308)
+    sent = urllib.request.Request(
+        f"{openbao.address}/v1/numbers/k",
+        data=written.encode(),
+        headers={"X-Vault-Token": openbao.root_token},
+        method="POST",
+    )
+    with await asyncio.to_thread(urllib.request.urlopen, sent) as answer:
+        assert answer.status == 204
+    assert await field(provider, "vault:numbers/k") == written.encode()
+    assert await field(provider, "vault:numbers/k#price") == b"1.10"
+    assert await field(provider, "vault:numbers/k#/nested/1/pi") == b"3.14159265358979323846264338"
 
 
 async def test_mounts_that_share_their_first_segments_are_told_apart(provider: VaultProvider, openbao: OpenBao) -> None:
@@ -223,6 +241,56 @@ async def test_a_cubbyhole_is_read_with_the_token_that_it_belongs_to(provider: V
     assert await field(provider, "vault:cubbyhole/own#v") == b"in the cubbyhole"
     with pytest.raises(SecretMissingError):
         await read(provider, "vault:cubbyhole/nothing")
+
+
+@pytest.fixture(scope="module")
+def issuing(openbao: OpenBao) -> str:
+    """Return a PKI mount with an issuer of its own."""
+    openbao.mount("issuing", "pki")
+    openbao.write("issuing/root/generate/internal", {"common_name": "the issuer", "ttl": "1h"})
+    return "issuing"
+
+
+async def test_what_an_engine_answers_in_a_form_of_its_own_is_given_as_it_is(
+    provider: VaultProvider, openbao: OpenBao, issuing: str
+) -> None:
+    pem = await field(provider, f"vault:{issuing}/ca/pem")
+    assert x509.load_pem_x509_certificate(pem).subject.rfc4514_string() == "CN=the issuer"
+    der = await read(provider, f"vault:{issuing}/ca")
+    assert der.document.select(()).encoding is Encoding.BASE64
+    assert x509.load_der_x509_certificate(der.document.select(()).reveal()) == x509.load_pem_x509_certificate(pem)
+    assert x509.load_der_x509_crl(await field(provider, f"vault:{issuing}/crl")).issuer.rfc4514_string()
+    assert (await field(provider, f"vault:{issuing}/cert/ca#certificate")).strip() == pem.strip()
+    with pytest.raises(SecretMissingError, match="no field 'certificate'"):
+        await field(provider, f"vault:{issuing}/ca/pem#certificate")
+    openbao.mount("signing", "ssh")
+    openbao.write("signing/config/ca", {"generate_signing_key": True})
+    assert (await field(provider, "vault:signing/public_key")).startswith(b"ssh-rsa ")
+
+
+async def test_an_engine_that_has_nothing_there_yet_or_answers_no_read_says_so(
+    provider: VaultProvider, openbao: OpenBao, seen: Seen
+) -> None:
+    openbao.mount("unissued", "pki")
+    assert (await missing(provider, "vault:unissued/ca/pem")).part is MissingPart.PATH
+    for _ in range(4):
+        with pytest.raises(SecretUnusableError, match="this path of a pki engine answers no read"):
+            await read(provider, "vault:unissued/ocsp")
+    assert not seen.is_away
+
+
+async def test_an_engine_that_answers_in_an_unknown_form_shuts_the_store_for_nobody(
+    provider: VaultProvider, openbao: OpenBao, mount: str, seen: Seen
+) -> None:
+    openbao.put_secret("app", mount=mount, v="x")
+    # The store's own engine, which answers here with a text.
+    text = parse("vault:sys/pprof/cmdline").source
+    parent = await provider.prepare(text)
+    for _ in range(4):
+        with pytest.raises(SourceUnavailableError, match="not what Vault or OpenBao says"):
+            await provider.mint(text, parent)
+    assert not seen.is_away
+    assert await field(provider, f"vault:{mount}/app#v") == b"x"
 
 
 async def test_parameters_are_refused_where_an_engine_takes_none(

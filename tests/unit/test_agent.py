@@ -33,7 +33,7 @@ class Scripted(http.server.BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
+        self.wfile.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
     def log_message(self, *_: object) -> None:
         pass
@@ -132,6 +132,12 @@ def test_previous_of_what_has_none_is_a_wrong_command_line(broker: Broker, given
 def test_several_references_print_an_object(broker: Broker) -> None:
     broker.answers.append((200, {}, {"results": [ok("env:A", "a"), ok("vault:a/b", {"x": 1}, "json")]}))
     assert json.loads(broker.run("get", "env:A", "vault:a/b").stdout) == {"env:A": "a", "vault:a/b": {"x": 1}}
+
+
+def test_an_object_holds_numbers_as_they_were_written(broker: Broker) -> None:
+    written = b'{"results": [{"reference": "vault:a/b", "status": "ok", "encoding": "json", "value": {"n": 1.10}}]}'
+    broker.answers.append((200, {}, written))
+    assert broker.run("get", "--json", "vault:a/b").stdout == b'{"vault:a/b":{"n":1.10}}\n'
 
 
 def test_an_answer_to_other_references_gives_no_value(broker: Broker) -> None:

@@ -11,6 +11,7 @@ from broker.cache.sealed import SealedCacheError, SealedFile, load_sealing_key
 from broker.finding import FoundError
 from broker.reference import Source
 from broker.secret import Facts, Reading, SecretDocument
+from broker.written_json import WrittenNumber
 from tests.fakes import START
 
 KEY = b"k" * 32
@@ -20,7 +21,7 @@ CANARY = "canary-6f1b"
 
 def entry(value: str = CANARY, *, lasts: float = 3600.0, not_after: float | None = None) -> Entry:
     reading = Reading(
-        SecretDocument.of_fields({"key": value, "number": 1.5}, size=20),
+        SecretDocument.of_fields({"key": value, "number": WrittenNumber("1.50")}, size=20),
         version="5",
         not_after=not_after,
         created_at=START - 9,
@@ -61,6 +62,16 @@ def test_what_is_sealed_comes_back_with_its_times_and_facts(sealed: SealedFile) 
     assert found.reading.document.select(("key",)).reveal() == CANARY.encode()
     assert (found.reading.version, found.reading.created_at) == ("5", START - 9)
     assert (found.reading.facts, found.reading.not_after) == (Facts(owner="team-a", overlap=60.0), START + 3600)
+
+
+def test_a_document_without_fields_comes_back_as_it_was(sealed: SealedFile) -> None:
+    held = entry()
+    held.reading = Reading(SecretDocument.of_bytes(b"\xff{"))
+    sealed.save([(SOURCE, held), (Source("vault", "secret/b"), entry())])
+    first, second = sealed.load(now=START + 1)
+    assert first.reading.document.select(()).reveal() == b"\xff{"
+    assert first.reading.document.size == 2
+    assert second.reading.document.select(("key",)).reveal() == CANARY.encode()
 
 
 def test_no_file_is_nothing_remembered(sealed: SealedFile) -> None:

@@ -51,7 +51,7 @@ class AsyncAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no 
         """Return the JSON of the answer, or its status when it has none.
 
         `repeatable=True` says that the request may be sent twice: never for one that mints. `mount=` names the
-        mount that it goes to.
+        mount that it goes to, and `raw_types=` the content types in which the bytes of the answer are returned.
 
         Raises:
             StoreAnswerError: The status is 400 or more.
@@ -70,6 +70,7 @@ class AsyncAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no 
             body=kwargs.get("json"),
             repeatable=kwargs.get("repeatable", False),
             mount=kwargs.get("mount", ""),
+            raw_types=kwargs.get("raw_types"),
         )
         response = await self._transport.send(request)
         if response.is_redirect:
@@ -80,6 +81,8 @@ class AsyncAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no 
             raise SourceUnavailableError(message)
         if response.status >= _ERRORS:
             raise StoreAnswerError(response.status, response.document, response.retry_after)
+        if response.raw is not None:
+            return response.raw
         return response.document if response.document is not None else response.status
 
     async def login(self, url: str, use_token: bool = True, **kwargs: Any) -> Any:  # noqa: ANN401, FBT001, FBT002  hvac's own signature.

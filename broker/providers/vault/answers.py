@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from broker.errors import FetchError, MissingPart, SecretMissingError, SourceUnavailableError
 
+NO_CONTENT: Final = 204
 BAD_REQUEST: Final = 400
 FORBIDDEN: Final = 403
 NOT_FOUND: Final = 404

@@ -1,12 +1,12 @@
 """One HTTP exchange with one address of a store: bounded in time and size, no redirect followed."""
 
-import json
 import ssl
 from typing import Any, Final
 
 import aiohttp
 from yarl import URL
 
+from broker import written_json
 from broker.clock import Clock
 from broker.errors import SecretUnusableError, SourceUnavailableError
 from broker.providers.vault.failures import LostError, failure_of
@@ -74,13 +74,16 @@ class StoreConnection:
             **(self._tunnel(sessions) if proxied else {}),
         ) as answer:
             is_json = answer.content_type == "application/json"
-            text = await self._read(answer, is_secret=is_json and request.operation == "read")
+            is_raw = answer.status == _OK and answer.content_type in (request.raw_types or ())
+            text = await self._read(answer, is_secret=(is_json or is_raw) and request.operation == "read")
             return StoreResponse(
                 status=answer.status,
                 document=_parse(text) if is_json and text else None,
                 retry_after=retry_after(answer.headers, now=self._clock.now()),
                 location=answer.headers.get("Location", ""),
                 index=answer.headers.get("X-Vault-Index", ""),
+                content_type=answer.content_type,
+                raw=text if is_raw else None,
             )
 
     def _tunnel(self, sessions: Sessions) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def _tls(context: ssl.SSLContext | None, address: str) -> dict[str, Any]:
 
 def _parse(text: bytes) -> Any:  # noqa: ANN401  JSON can be anything.
     try:
-        return json.loads(text)
+        return written_json.read(text)
     except (ValueError, RecursionError):
         message = "the store's answer is no valid JSON; is something else listening at providers.vault.address?"
         raise LostError(message) from None

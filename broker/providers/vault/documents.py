@@ -9,6 +9,7 @@ from broker.logs import EventLogger
 from broker.providers.vault.answers import bad_answer
 from broker.providers.vault.custom_metadata import read_facts
 from broker.secret import Reading, SecretDocument
+from broker.written_json import WrittenNumber
 
 _LOG: Final = EventLogger("broker.providers.vault")
 _MAX_DEPTH: Final = 100
@@ -28,9 +29,7 @@ def reading_of(
         raise bad_answer()
     size = _size(fields)
     # Its fields' names are no part of a value; in memory they count too.
-    if size - sum(_bytes(name) for name in fields) > limit:
-        message = f"the secret is larger than {limit} bytes"
-        raise SecretUnusableError(message)
+    _check_size(size - sum(_bytes(name) for name in fields), limit)
     request = document.get("request_id")
     facts, unreadable = read_facts(metadata.get("custom_metadata") if metadata else None)
     if unreadable:
@@ -46,11 +45,23 @@ def reading_of(
     )
 
 
+def reading_of_bytes(data: bytes, *, limit: int) -> Reading:
+    """Return what an engine gives without fields: a certificate, say. Raises: SecretUnusableError, as `reading_of`."""
+    _check_size(len(data), limit)
+    return Reading(document=SecretDocument.of_bytes(data))
+
+
 def seconds_of(told: object) -> float:
     """Return a time that an engine tells. Raises: SourceUnavailableError."""
     if isinstance(told, bool) or not isinstance(told, int | float):
         raise bad_answer()
     return float(told)
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        message = f"the secret is larger than {limit} bytes"
+        raise SecretUnusableError(message)
 
 
 def _size(fields: dict[str, Any]) -> int:
@@ -73,6 +84,8 @@ def _size(fields: dict[str, Any]) -> int:
                 below += (*node.keys(), *node.values())
             elif isinstance(node, list):
                 below += node
+            elif isinstance(node, WrittenNumber):
+                size += len(node.text)
             else:
                 size += 8
         level = below

@@ -4,12 +4,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 from broker.clock import Clock
-from broker.errors import FetchError, SourceMintsError
+from broker.errors import FetchError, MissingPart, SecretMissingError, SourceMintsError
 from broker.logs import EventLogger
 from broker.providers.base import Grip, Parent
-from broker.providers.vault.answers import StoreAnswerError, bad_answer
+from broker.providers.vault.answers import NO_CONTENT, StoreAnswerError, bad_answer
 from broker.providers.vault.certificates import Certificate
-from broker.providers.vault.documents import reading_of, seconds_of
+from broker.providers.vault.documents import reading_of, reading_of_bytes, seconds_of
 from broker.providers.vault.engines import EngineCall, call_of, check_heeded, engine_error
 from broker.providers.vault.leasing import StoreLeases
 from broker.providers.vault.login import StoreLogin
@@ -48,6 +48,11 @@ class EngineReads:
             document = await self._login.call(lambda client: _ask(client, call))
         except StoreAnswerError as error:
             raise engine_error(error, mount) from None
+        if isinstance(document, bytes):
+            return reading_of_bytes(document, limit=self._limit)
+        if document == NO_CONTENT:
+            message = "there is nothing at this path yet"
+            raise SecretMissingError(message, part=MissingPart.PATH)
         if not isinstance(document, dict):
             raise bad_answer()
         check_heeded(document)
@@ -93,6 +98,7 @@ class EngineReads:
 
 
 async def _ask(client: Any, call: EngineCall) -> Any:  # noqa: ANN401  hvac has no types.
+    way = {"repeatable": True, "mount": call.mount, "raw_types": call.raw_types}
     if call.posted:
-        return await client.adapter.post(call.path, json=dict(call.parameters), repeatable=True, mount=call.mount)
-    return await client.adapter.get(call.path, repeatable=True, mount=call.mount)
+        return await client.adapter.post(call.path, json=dict(call.parameters), **way)
+    return await client.adapter.get(call.path, **way)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from hvac.utils import format_url
@@ -9,6 +10,7 @@ from hvac.utils import format_url
 from broker.errors import FetchError, MissingPart, SecretMissingError, SecretUnusableError, SourceUnavailableError
 from broker.providers.vault.answers import (
     BAD_REQUEST,
+    METHOD_NOT_ALLOWED,
     NOT_FOUND,
     SERVER_FAULT,
     StoreAnswerError,
@@ -36,6 +38,20 @@ _MINTS: Final = frozenset(
 _COMPUTES: Final = frozenset({"sign", "hmac", "verify", "decrypt"})
 _PLAIN: Final = frozenset({"cubbyhole", "database", "pki", "rabbitmq", "ssh", "totp", "transit"})
 _POSTED: Final = frozenset({"pki", "ssh"})
+# In what the engines answer some reads instead of in JSON; tried against a real store.
+_RAW: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "pki": frozenset(
+            {
+                "application/pkix-cert",
+                "application/pkix-crl",
+                "application/pem-certificate-chain",
+                "application/x-pem-file",
+            }
+        ),
+        "ssh": frozenset({"text/plain"}),
+    }
+)
 # What the engines say, with 400, of something that is not there; tried against a real store.
 _ABSENT: Final = ("unknown role", "key not found", "role not found")
 _IGNORED: Final = "unrecognized parameters"
@@ -43,13 +59,17 @@ _IGNORED: Final = "unrecognized parameters"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCall:
-    """One request to an engine. `path` is percent-encoded; `mints` says that each such request makes something new."""
+    """One request to an engine, whose `path` is percent-encoded.
+
+    `mints` says that each such request makes something new; `raw_types` are those of `StoreRequest`.
+    """
 
     mount: str
     path: str
     parameters: Mapping[str, str]
     posted: bool
     mints: bool
+    raw_types: frozenset[str]
 
 
 def call_of(mount: Mount, source: Source) -> EngineCall:
@@ -75,7 +95,10 @@ def call_of(mount: Mount, source: Source) -> EngineCall:
         message = f"this path of a {mount.kind} engine takes no parameters; leave out what follows the ?"
         raise SecretUnusableError(message)
     path = format_url("/v1/{}/{}", mount.path, below)
-    return EngineCall(mount=mount.path, path=path, parameters=parameters, posted=posted, mints=mints)
+    raw_types = frozenset() if mints else _RAW.get(mount.kind, frozenset())
+    return EngineCall(
+        mount=mount.path, path=path, parameters=parameters, posted=posted, mints=mints, raw_types=raw_types
+    )
 
 
 def engine_error(error: StoreAnswerError, mount: Mount) -> FetchError:
@@ -86,6 +109,8 @@ def engine_error(error: StoreAnswerError, mount: Mount) -> FetchError:
         return SecretUnusableError(
             f"the {mount.kind} engine refuses what the reference asks for: look at its parameters and at its role there"
         )
+    if error.status == METHOD_NOT_ALLOWED:
+        return SecretUnusableError(f"this path of a {mount.kind} engine answers no read")
     if error.status == SERVER_FAULT and not is_outage(error.status, error.document) and mount.kind == "database":
         message = "the store can't make a credential: the database behind it may be away, or its connection is wrong"
         return SourceUnavailableError(message)

@@ -195,9 +195,10 @@ class StoreLeases:
 
 
 async def _ask(client: Any, call: EngineCall) -> Any:  # noqa: ANN401  hvac has no types.
+    way = {"mount": call.mount, "raw_types": call.raw_types}
     if call.posted:
-        return await client.adapter.post(call.path, json=dict(call.parameters), mount=call.mount)
-    return await client.adapter.get(call.path, params=dict(call.parameters) or None, mount=call.mount)
+        return await client.adapter.post(call.path, json=dict(call.parameters), **way)
+    return await client.adapter.get(call.path, params=dict(call.parameters) or None, **way)
 
 
 def _document(answer: Any) -> dict[str, Any]:  # noqa: ANN401  JSON can be anything.

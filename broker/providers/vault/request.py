@@ -34,6 +34,9 @@ _ASKS_ONLY: Final = frozenset({"lookup", "mounts", "health"})
 _OF_THE_STORE: Final = ("/v1/auth/", "/v1/sys/")
 _OK: Final = 200
 _REDIRECTS: Final = range(300, 400)
+# What something between the broker and the store would say, whatever the store was asked; a content type that is not
+# there comes as the third.
+_PAGES: Final = frozenset({"text/html", "application/xhtml+xml", "application/octet-stream", "application/json"})
 # What a health document is sent with by a store that serves, the last two by a standby.
 _HEALTHY: Final = frozenset({200, 429, 473})
 
@@ -53,6 +56,9 @@ class StoreRequest:
     a credential may not, and both look alike. `mount` is where it goes, if it goes to a mount: its path may
     lead through namespaces, which the path of the request alone does not tell.
 
+    `raw_types` are the content types, other than JSON, in which its engine may give a value; None where the store
+    always answers with JSON, so that anything else is not its own word.
+
     `operation` is the name that metrics give to it, and `place` what is shut or limited when it is.
     """
 
@@ -63,6 +69,7 @@ class StoreRequest:
     body: object = None
     repeatable: bool = False
     mount: str = ""
+    raw_types: frozenset[str] | None = None
     # Kept, because every decision about a request on its way asks for them again.
     operation: str = field(init=False)
     place: Place = field(init=False)
@@ -105,13 +112,18 @@ class StoreRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreResponse:
-    """Status, JSON (None when there is none), `Retry-After`, `Location` and `X-Vault-Index` of one answer."""
+    """Status, JSON (None when there is none), `Retry-After`, `Location` and `X-Vault-Index` of one answer.
+
+    `raw` is the body of one in a content type that the request names, None for any other.
+    """
 
     status: int
     document: Any
     retry_after: float | None
     location: str = ""
     index: str = ""
+    content_type: str = "application/json"
+    raw: bytes | None = field(default=None, repr=False)
 
     @property
     def is_redirect(self) -> bool:
@@ -140,10 +152,16 @@ class StoreResponse:
     def is_failure(self, request: StoreRequest) -> bool:
         """Tell whether this answer to `request` counts as a failure of the store, and not of one path in it."""
         # A page of HTML with 200 is the word of somebody else, and so is the way to an address that nobody listed.
-        is_foreign = self.status == _OK and not isinstance(self.document, dict)
+        is_foreign = self._is_foreign(request)
         if request.operation == "health":
             return is_foreign or self.status not in _HEALTHY
         return is_foreign or self.is_redirect or self.is_outage or stopped_by_itself(self.status, self.document)
+
+    def _is_foreign(self, request: StoreRequest) -> bool:
+        if self.status != _OK or isinstance(self.document, dict):
+            return False
+        # An engine may answer with a certificate, say, and that must shut the store for nobody.
+        return request.raw_types is None or self.content_type in _PAGES
 
     @property
     def was_not_processed(self) -> bool:
