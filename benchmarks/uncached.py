@@ -1,9 +1,10 @@
-"""Measure reads that no cache can answer, each of a path of its own, beside a raw client of the same store.
+"""Measure reads that no cache can answer, each of a path of its own, beside raw clients of the same store.
 
-Both sides are loaded by the same blocking processes, in turn and in short rounds, and both read with the same rights:
-the raw client logs in as the broker does, because the store works several times as hard for such a token as for a root
-token. The raw client speaks plain HTTP to the store, as the broker does; the broker adds mTLS, policy and a durable
-audit record.
+The broker and the store alone are loaded by the same blocking processes, which do nothing with an answer: that is what
+the store can give at all. `raw_client.py` is what a program gets that reads with a library. All take turns in short
+rounds and read with the same rights: they log in as the broker does, because the store works several times as hard for
+such a token as for a root token. They speak plain HTTP to the store, as the broker does; the broker adds mTLS, policy
+and a durable audit record.
 """
 
 import argparse
@@ -12,20 +13,23 @@ import os
 import socket
 import ssl
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import raw_client
 from load import agent_context, answer_of, loads
 
 from broker.cli.child import Process, process, wait_for
 from broker.cli.sandbox import Sandbox, sandbox
 from broker.cli.sandbox_store import store_request
 
-AT_ONCE = 16
+AT_ONCE = raw_client.AT_ONCE
 ALONE = 500
+BARE = "processes that only send and receive"
 Request = Callable[[int], bytes]
 
 
@@ -56,30 +60,40 @@ class Bench:
     """Both sides of the comparison."""
 
     def __init__(self, place: Sandbox, broker: Process) -> None:
-        token = _log_in(place)
+        self._token = token = _log_in(place)
+        self._store_address = place.store_address
         store_port = int(place.store_address.rpartition(":")[2])
         context = agent_context(place.directory / "pki")
         self.raw = Side(store_port, None, lambda number: _raw(token, number), place.store)
         self.ours = Side(place.agent_port, context, _resolve, broker)
 
     def run(self, *, rounds: int, reads: int) -> None:
-        ratios: list[float] = []
+        ratios: dict[str, list[float]] = {BARE: []} | {client: [] for client in raw_client.CLIENTS}
         # The first round is for connections and for what is compiled at first use.
         for turn in range(rounds + 1):
             numbers = range(turn * reads, (turn + 1) * reads)
             walls: dict[Side, float] = {}
             for side in (self.raw, self.ours) if turn % 2 else (self.ours, self.raw):
                 walls[side] = side.many(numbers)
+            others = {client: self._program(client, numbers) for client in raw_client.CLIENTS}
             if turn:
-                ratios.append(walls[self.raw] / walls[self.ours])
+                for name, wall in {BARE: walls[self.raw], **others}.items():
+                    ratios[name].append(wall / walls[self.ours])
         alone = range((rounds + 1) * reads, (rounds + 1) * reads + ALONE)
         raw, ours = self._alone(alone)
         print(f"{rounds} rounds of {reads} uncached reads, {AT_ONCE} at once; then {ALONE} one by one, each in turn")
-        print(f"  {'reads a second against a raw client':75} {statistics.median(ratios):8.2f}   (aim: 0.5)")
+        for name, seen in ratios.items():
+            print(f"  {f'reads a second against a raw client, {name}':75} {statistics.median(seen):8.2f}   (aim: 0.5)")
         added = (statistics.median(ours) - statistics.median(raw)) * 1000
         print(f"  {'added to the median of a raw client, milliseconds':75} {added:8.2f}   (aim: at most 2)")
         share = self.ours.seconds / self.raw.seconds
         print(f"  {'processor time of the broker against that of the store, one read':75} {share:8.2f}")
+
+    def _program(self, client: str, numbers: range) -> float:
+        """Return the wall seconds that a raw client takes for `numbers`."""
+        place = Path(__file__).with_name("raw_client.py")
+        command = [sys.executable, str(place), client, self._store_address, str(numbers.start), str(len(numbers))]
+        return float(subprocess.run(command, input=self._token, text=True, check=True, capture_output=True).stdout)
 
     def _alone(self, numbers: Sequence[int]) -> tuple[list[float], list[float]]:
         """Return the seconds of each read of both sides, which take turns."""
