@@ -7,17 +7,17 @@ intervals by one second; the expressions stay as they are.
 import json
 import re
 import shutil
-import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from broker.cli.child import free_port, process, wait_for
+from tests.answering import answering
 
 ROOT = Path(__file__).parents[1]
 DEPLOYED = ROOT / "deploy" / "prometheus"
@@ -99,19 +99,11 @@ def _receiving() -> Iterator[tuple[Receiver, int]]:
         def log_message(self, *_: object) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with answering(ThreadingHTTPServer(("127.0.0.1", 0), Hook)) as server:
         yield receiver, server.server_port
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
-@contextmanager
-def node_exporter(directory: Path, port: int, collected: Path) -> Iterator[None]:
+def node_exporter(directory: Path, port: int, collected: Path) -> AbstractContextManager[None]:
     """Run the textfile collector over `collected`."""
     command = [
         "prometheus-node-exporter",
@@ -120,13 +112,10 @@ def node_exporter(directory: Path, port: int, collected: Path) -> Iterator[None]
         f"--collector.textfile.directory={collected}",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
-    with process(command, log=directory / "node.log") as child:
-        wait_for(f"http://127.0.0.1:{port}/metrics", child)
-        yield
+    return _program(command, log=directory / "node.log", answers=f"http://127.0.0.1:{port}/metrics")
 
 
-@contextmanager
-def _alertmanager(directory: Path, port: int, place: Path) -> Iterator[None]:
+def _alertmanager(directory: Path, port: int, place: Path) -> AbstractContextManager[None]:
     command = [
         "prometheus-alertmanager",
         f"--config.file={place / 'alertmanager.yml'}",
@@ -135,13 +124,10 @@ def _alertmanager(directory: Path, port: int, place: Path) -> Iterator[None]:
         # No cluster of its own kind is looked for.
         "--cluster.listen-address=",
     ]
-    with process(command, log=directory / "alertmanager.log") as child:
-        wait_for(f"http://127.0.0.1:{port}/-/ready", child)
-        yield
+    return _program(command, log=directory / "alertmanager.log", answers=f"http://127.0.0.1:{port}/-/ready")
 
 
-@contextmanager
-def prometheus(directory: Path, port: int, place: Path) -> Iterator[None]:
+def prometheus(directory: Path, port: int, place: Path) -> AbstractContextManager[None]:
     """Run Prometheus with the configuration in `place`."""
     command = [
         "prometheus",
@@ -149,6 +135,12 @@ def prometheus(directory: Path, port: int, place: Path) -> Iterator[None]:
         f"--storage.tsdb.path={directory / 'tsdb'}",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
-    with process(command, log=directory / "prometheus.log") as child:
-        wait_for(f"http://127.0.0.1:{port}/-/ready", child)
+    return _program(command, log=directory / "prometheus.log", answers=f"http://127.0.0.1:{port}/-/ready")
+
+
+@contextmanager
+def _program(command: Sequence[str], *, log: Path, answers: str) -> Iterator[None]:
+    """Run a program until the block ends; the block begins when the address `answers` does."""
+    with process(command, log=log) as child:
+        wait_for(answers, child)
         yield

@@ -12,6 +12,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from tests.answering import answering
+
 
 class Receiver(ThreadingHTTPServer):
     """Keep every span that is sent to it, and what was sent, byte by byte."""
@@ -61,14 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def receiving() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        thread = threading.Thread(target=receiver.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield receiver
-        finally:
-            receiver.shutdown()
-            thread.join()
+    with answering(Receiver()) as receiver:
+        yield receiver
 
 
 def attributes(span: Any) -> dict[str, Any]:

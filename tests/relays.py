@@ -1,10 +1,11 @@
 """A relay in front of a real store that remembers what was asked with which headers."""
 
 import http.client
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.answering import answering
 
 
 class Relay(ThreadingHTTPServer):
@@ -89,11 +90,5 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def relaying(target: str) -> Iterator[Relay]:
-    with Relay(target) as relay:
-        thread = threading.Thread(target=relay.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield relay
-        finally:
-            relay.shutdown()
-            thread.join()
+    with answering(Relay(target)) as relay:
+        yield relay

@@ -1,7 +1,6 @@
 """The one endpoint of a Kubernetes API server that the store asks at a login: TokenReview."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.answering import answering
 from tests.certificates import TestAuthority
 
 
@@ -77,12 +77,6 @@ def cluster() -> Iterator[Cluster]:
         def log_message(self, *parts: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with answering(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
         it.port = server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield it
-        finally:
-            server.shutdown()
-            thread.join()
+        yield it

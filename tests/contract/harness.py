@@ -8,6 +8,7 @@ end can't show.
 import asyncio
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -123,20 +124,14 @@ class Gate:
             raise TimeoutError
 
 
-class EnvHarness:
-    """Text comes from a `.env` file; what is no text comes from the environment itself, by a new provider."""
+class GatedHarness(ABC):
+    """What has the machine for its back end: reads pass a gate, which makes them slow while it is shut."""
 
     inapplicable: Mapping[str, str] = MappingProxyType({})
 
-    def __init__(self, directory: Path) -> None:
-        self._file = directory / "agents.env"
+    def __init__(self) -> None:
         self._gate = Gate()
-        self._provider: EnvProvider | None = None
-
-    async def __aenter__(self) -> Self:
-        self._write(b"")
-        await asyncio.to_thread(self._build)
-        return self
+        self._provider: Provider | None = None
 
     async def __aexit__(self, *_: object) -> None:
         self._gate.open()
@@ -146,6 +141,34 @@ class EnvHarness:
     def provider(self) -> Provider:
         assert self._provider is not None
         return self._provider
+
+    @abstractmethod
+    async def put(self, value: bytes) -> Reference:
+        """Return a reference whose value is `value`."""
+
+    async def make_empty(self) -> Reference:
+        return await self.put(b"")
+
+    async def make_slow(self, value: bytes) -> Reference:
+        reference = await self.put(value)
+        self._gate.shut()
+        return reference
+
+    async def release(self) -> None:
+        self._gate.open()
+
+
+class EnvHarness(GatedHarness):
+    """Text comes from a `.env` file; what is no text comes from the environment itself, by a new provider."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._file = directory / "agents.env"
+
+    async def __aenter__(self) -> Self:
+        self._write(b"")
+        await asyncio.to_thread(self._build)
+        return self
 
     async def put(self, value: bytes) -> Reference:
         reference = parse("env:CONTRACT_VALUE")
@@ -161,19 +184,8 @@ class EnvHarness:
     async def remove(self) -> Reference:
         return parse("env:CONTRACT_UNSET")
 
-    async def make_empty(self) -> Reference:
-        return await self.put(b"")
-
     async def make_denied(self) -> Reference:
         return parse("env:HOME")
-
-    async def make_slow(self, value: bytes) -> Reference:
-        reference = await self.put(value)
-        self._gate.shut()
-        return reference
-
-    async def release(self) -> None:
-        self._gate.open()
 
     async def make_unavailable(self) -> None:
         self._file.rename(self._file.with_suffix(".away"))
@@ -201,31 +213,19 @@ def _is_line(value: bytes) -> bool:
         return False
 
 
-class FileHarness:
+class FileHarness(GatedHarness):
     """One private root with one file in it."""
 
-    inapplicable: Mapping[str, str] = MappingProxyType({})
-
     def __init__(self, directory: Path) -> None:
+        super().__init__()
         self._root = directory / "root"
         self._outside = directory / "outside"
-        self._gate = Gate()
-        self._provider: FileProvider | None = None
 
     async def __aenter__(self) -> Self:
         self._root.mkdir(mode=0o700)
         settings = FileSettings.model_validate({"roots": [{"path": str(self._root)}]})
         self._provider = FileProvider(settings=settings, tools=tools(), opener=self._open)
         return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._gate.open()
-        await self.provider.aclose()
-
-    @property
-    def provider(self) -> Provider:
-        assert self._provider is not None
-        return self._provider
 
     async def put(self, value: bytes) -> Reference:
         file = self._root / "value"
@@ -236,21 +236,10 @@ class FileHarness:
     async def remove(self) -> Reference:
         return parse(f"file:{self._root}/nothing")
 
-    async def make_empty(self) -> Reference:
-        return await self.put(b"")
-
     async def make_denied(self) -> Reference:
         self._outside.touch(mode=0o600)
         (self._root / "way-out").symlink_to("../outside")
         return parse(f"file:{self._root}/way-out")
-
-    async def make_slow(self, value: bytes) -> Reference:
-        reference = await self.put(value)
-        self._gate.shut()
-        return reference
-
-    async def release(self) -> None:
-        self._gate.open()
 
     async def make_unavailable(self) -> None:
         self._root.rename(self._root.with_name("unmounted"))

@@ -152,6 +152,12 @@ class Scene:
 
         await self.until_true(told, f"/readyz tells of `{reason}`, and the metrics too")
 
+    async def serves_stale(self, reason: str, *, is_away: bool = True) -> None:
+        """Return when agents get what was read as stale and nothing else, and the platform is told why."""
+        await self.see("stale")
+        await self.unready(reason, is_away=is_away)
+        await self.refuse()
+
     async def stays_ready(self) -> None:
         """Assert that `/readyz` and the metrics say that the store is well."""
         status, vault = await self.operations.readyz()

@@ -14,9 +14,7 @@ STOOD_IN = "what the relay answers in the store's place"
 
 
 async def is_stale_and_heals(scene: Scene, reason: str) -> None:
-    await scene.see("stale")
-    await scene.unready(reason)
-    await scene.refuse()
+    await scene.serves_stale(reason)
     scene.relay.heal()
     scene.ended()
     await scene.heals()

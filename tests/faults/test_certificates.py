@@ -38,9 +38,7 @@ async def shows(scene: Scene, files: Files) -> None:
     scene.begin()
     await scene.show(files)
     asked = len(scene.relay.asked)
-    await scene.see("stale")
-    await scene.unready("certificate is not trusted")
-    await scene.refuse()
+    await scene.serves_stale("certificate is not trusted")
     assert len(scene.relay.asked) == asked, "nothing was said to a stranger"
     await scene.show(await asyncio.to_thread(scene.authority.server))
     scene.ended()

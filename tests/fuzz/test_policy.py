@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -107,6 +108,7 @@ identities = st.sampled_from(NAMES).map(
         not_after=1,
     )
 )
+UNCONDITIONED: Any = {"conditions": Conditions(), "fresh_for": 0, "max_stale": 0}
 ENTRIES = dict(zip(NAMES[:3], (SUBJECTS[0], SUBJECTS[1], SUBJECTS[3]), strict=True))
 
 
@@ -176,16 +178,7 @@ def test_the_compiled_policy_decides_as_a_linear_scan() -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(patterns, min_size=1, max_size=40), references)
 def index_misses_nothing(many: list[Pattern], reference: Reference) -> None:
-    rule = Rule(
-        order=0,
-        name="all",
-        allows=True,
-        patterns=tuple(many),
-        to=("one",),
-        conditions=Conditions(),
-        fresh_for=0,
-        max_stale=0,
-    )
+    rule = Rule(order=0, name="all", allows=True, patterns=tuple(many), to=("one",), **UNCONDITIONED)
     rules = (rule, replace(rule, order=1, name="none", allows=False))
     recipient = compiled(rules, {})._by_recipient["one"]
     covering = {pattern.text for pattern in many if pattern.covers_reference(reference)}
@@ -203,16 +196,7 @@ def test_the_index_misses_no_pattern_that_matches() -> None:
 def deny_wins(
     rules: tuple[Rule, ...], pattern: Pattern, identity: PeerIdentity, reference: Reference, context: Context
 ) -> None:
-    deny = Rule(
-        order=len(rules),
-        name="deny",
-        allows=False,
-        patterns=(pattern,),
-        to=("*",),
-        conditions=Conditions(),
-        fresh_for=0,
-        max_stale=0,
-    )
+    deny = Rule(order=len(rules), name="deny", allows=False, patterns=(pattern,), to=("*",), **UNCONDITIONED)
     before = compiled(rules, {}).decide(identity=identity, reference=reference, context=context)
     after = compiled((*rules, deny), {}).decide(identity=identity, reference=reference, context=context)
     if pattern.touches_reference(reference):

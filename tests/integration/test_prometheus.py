@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.child import free_port, process, wait_for
+from broker.cli.child import free_port
+from tests.monitoring import prometheus
 from tests.running import RunningBroker, running
 
 INSTALL = "needs Debian's prometheus; to run it: sudo apt-get install prometheus"
@@ -65,16 +66,8 @@ def test_a_real_prometheus_scrapes_the_series(broker: RunningBroker, tmp_path: P
             }
         ],
     }
-    file = tmp_path / "prometheus.json"
-    file.write_text(json.dumps(configuration))  # JSON is YAML.
-    command = [
-        "prometheus",
-        f"--config.file={file}",
-        f"--storage.tsdb.path={tmp_path / 'tsdb'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with process(command, log=tmp_path / "prometheus.log") as child:
-        wait_for(f"http://127.0.0.1:{port}/-/ready", child)
+    (tmp_path / "prometheus.yml").write_text(json.dumps(configuration))  # JSON is YAML.
+    with prometheus(tmp_path, port, tmp_path):
         query = 'broker_references_total{provider="env",outcome="ok"}'
         assert _value(port, query) == 1.0
         assert _value(port, "up") == 1.0

@@ -15,6 +15,7 @@ from broker.cli.child import free_port
 from broker.cli.sandbox import Sandbox, sandbox
 from broker.cli.sandbox_store import store_request
 from broker.pki.authority import issue_certificate
+from tests.answering import answering
 from tests.mounting import needs_mount
 from tests.running import RunningBroker, serving
 from tests.vaults import private
@@ -93,14 +94,8 @@ class TlsServer(Server):
 def at_the_stores_address(
     port: int, handler: type[socketserver.BaseRequestHandler], *, kind: type[Server] = Server
 ) -> Iterator[Any]:
-    with kind(("127.0.0.1", port), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with answering(kind(("127.0.0.1", port), handler)) as server:
+        yield server
 
 
 def to_the_store(place: Sandbox) -> type[Forwarding]:

@@ -1,7 +1,6 @@
 """`broker health` asks the broker of this machine, whatever the settings file has become since."""
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -9,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from broker.__main__ import main
+from tests.answering import answering
 
 
 class _Probe(BaseHTTPRequestHandler):
@@ -28,13 +28,9 @@ class _Probe(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    with HTTPServer(("127.0.0.1", 0), _Probe) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with answering(HTTPServer(("127.0.0.1", 0), _Probe)) as server:
         monkeypatch.setenv("LOGFLUX_OPERATIONS__PORT", str(server.server_port))
         yield server.server_port
-        server.shutdown()
-        thread.join()
 
 
 def test_a_broker_that_is_not_ready_is_not_healthy(port: int, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 import pytest
 from prometheus_client import CollectorRegistry
 
-from broker.audit.event import AuditEvent, EventKind, Outcome
+from broker.audit.event import EventKind, Outcome
 from broker.errors import (
     AuditUnavailableError,
     BrokerError,
@@ -15,6 +15,7 @@ from broker.metrics import Metrics
 from broker.policy.current import CurrentPolicy
 from broker.policy.engine import compile_policy
 from broker.tokens import SigningKey, TokenVerifier
+from tests.fakes import FakeTrail
 
 NOW = 1_795_000_000
 ISSUER = "https://broker.example"
@@ -36,17 +37,6 @@ class Clock:
         return NOW
 
 
-class Recorder:
-    def __init__(self, *, failing: bool = False) -> None:
-        self.events: list[AuditEvent] = []
-        self.failing = failing
-
-    async def append(self, event: AuditEvent) -> None:
-        if self.failing:
-            raise AuditUnavailableError("the disk is full")
-        self.events.append(event)
-
-
 def peer(name: str = NAME, not_after: float = NOW + 10_000) -> PeerIdentity:
     return PeerIdentity(IdentityKind.SPIFFE, name, "t" * 43, NOW - 100, not_after)
 
@@ -54,7 +44,7 @@ def peer(name: str = NAME, not_after: float = NOW + 10_000) -> PeerIdentity:
 async def issue(
     scope: str,
     *,
-    recorder: Recorder | None = None,
+    recorder: FakeTrail | None = None,
     who: PeerIdentity | None = None,
     client_id: str = NAME,
     registry: CollectorRegistry | None = None,
@@ -62,7 +52,7 @@ async def issue(
     use_case = IssueToken(
         policy=CurrentPolicy(compile_policy(POLICY)),
         signer=KEY,
-        trail=recorder or Recorder(),
+        trail=recorder or FakeTrail(),
         metrics=Metrics(registry=registry or CollectorRegistry(), version="0"),
         clock=Clock(),
         lifetime_seconds=300,
@@ -134,7 +124,7 @@ async def test_a_scope_that_makes_the_token_too_long_to_be_sent_is_refused() -> 
     assert (await issue(" ".join(names))).access_token.size <= 7000
     stretched = peer("spiffe://prod.example/" + "s" * 1500)
     policy = POLICY.replace("spiffe://prod.example/shipper", stretched.name)
-    recorder = Recorder()
+    recorder = FakeTrail()
     use_case = IssueToken(
         policy=CurrentPolicy(compile_policy(policy)),
         signer=KEY,
@@ -168,7 +158,7 @@ async def test_a_token_does_not_outlive_the_certificate() -> None:
 
 
 async def test_each_token_has_a_name_of_its_own_and_it_is_on_record() -> None:
-    recorder = Recorder()
+    recorder = FakeTrail()
     verifier = TokenVerifier(issuer=ISSUER, audience=ISSUER, keys={KEY.kid: KEY}, max_lifetime=3600)
     for _ in range(3):
         issued = await issue("env:A", recorder=recorder)
@@ -178,7 +168,7 @@ async def test_each_token_has_a_name_of_its_own_and_it_is_on_record() -> None:
 
 
 async def test_a_record_says_who_asked_from_where_and_never_the_token() -> None:
-    recorder = Recorder()
+    recorder = FakeTrail()
     issued = await issue("env:A", recorder=recorder)
     [event] = recorder.events
     assert (event.identity, event.environment, event.address, event.request) == (NAME, "production", "127.0.0.1", "r")
@@ -206,12 +196,12 @@ async def test_every_answer_is_counted_by_its_outcome() -> None:
     assert registry.get_sample_value("broker_tokens_total", {"outcome": "invalid_scope"}) == 1
     registry = CollectorRegistry()
     with pytest.raises(AuditUnavailableError):
-        await issue("env:A", recorder=Recorder(failing=True), registry=registry)
+        await issue("env:A", recorder=FakeTrail(full=True), registry=registry)
     assert registry.get_sample_value("broker_tokens_total", {"outcome": "issued"}) is None
 
 
 async def test_success_and_refusal_are_on_record() -> None:
-    recorder = Recorder()
+    recorder = FakeTrail()
     await issue("env:A", recorder=recorder)
     with pytest.raises(BrokerError):
         await issue("env:B", recorder=recorder)
@@ -224,4 +214,4 @@ async def test_success_and_refusal_are_on_record() -> None:
 
 async def test_no_token_leaves_without_its_record() -> None:
     with pytest.raises(AuditUnavailableError):
-        await issue("env:A", recorder=Recorder(failing=True))
+        await issue("env:A", recorder=FakeTrail(full=True))

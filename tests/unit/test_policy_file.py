@@ -4,13 +4,14 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from broker.audit.event import AuditEvent, EventKind, Outcome
+from broker.audit.event import EventKind, Outcome
 from broker.clock import SystemClock
-from broker.errors import AuditUnavailableError, PolicyInvalidError
+from broker.errors import PolicyInvalidError
 from broker.metrics import Metrics
 from broker.policy.current import CurrentPolicy
 from broker.policy_file import PolicyFile, load_policy
 from broker.reload import Reloader
+from tests.fakes import FakeTrail
 
 GOOD = """\
 identities:
@@ -20,20 +21,7 @@ rules:
 """
 
 
-class Recorder:
-    """A trail that keeps its events, or refuses them."""
-
-    def __init__(self, *, failing: bool = False) -> None:
-        self.events: list[AuditEvent] = []
-        self.failing = failing
-
-    async def append(self, event: AuditEvent) -> None:
-        if self.failing:
-            raise AuditUnavailableError("the disk is full")
-        self.events.append(event)
-
-
-def policy_file(tmp_path: Path, recorder: Recorder, seconds: float = 60) -> tuple[Path, CurrentPolicy, Reloader]:
+def policy_file(tmp_path: Path, recorder: FakeTrail, seconds: float = 60) -> tuple[Path, CurrentPolicy, Reloader]:
     file = tmp_path / "policy.yaml"
     file.write_text(GOOD)
     current = CurrentPolicy(load_policy(file))
@@ -43,7 +31,7 @@ def policy_file(tmp_path: Path, recorder: Recorder, seconds: float = 60) -> tupl
 
 
 async def test_a_good_file_is_put_in_force_and_recorded(tmp_path: Path) -> None:
-    recorder = Recorder()
+    recorder = FakeTrail()
     file, current, watched = await asyncio.to_thread(policy_file, tmp_path, recorder)
     before = current.current
     await asyncio.to_thread(file.write_text, GOOD.replace("env:A", "env:B"))
@@ -56,7 +44,7 @@ async def test_a_good_file_is_put_in_force_and_recorded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", ["", "rules: [", "rules: []\nidentities: {}\n", GOOD + "unknown: 1\n"])
 async def test_a_bad_file_keeps_the_old_policy_and_is_recorded(tmp_path: Path, bad: str) -> None:
-    recorder = Recorder()
+    recorder = FakeTrail()
     file, current, watched = await asyncio.to_thread(policy_file, tmp_path, recorder)
     before = current.current
     await asyncio.to_thread(file.write_text, bad)
@@ -68,7 +56,7 @@ async def test_a_bad_file_keeps_the_old_policy_and_is_recorded(tmp_path: Path, b
 
 
 async def test_a_file_that_is_gone_keeps_the_old_policy(tmp_path: Path) -> None:
-    file, current, watched = await asyncio.to_thread(policy_file, tmp_path, Recorder())
+    file, current, watched = await asyncio.to_thread(policy_file, tmp_path, FakeTrail())
     before = current.current
     await asyncio.to_thread(file.unlink)
     assert not await watched.reload()
@@ -76,7 +64,7 @@ async def test_a_file_that_is_gone_keeps_the_old_policy(tmp_path: Path) -> None:
 
 
 async def test_a_change_is_noticed_without_a_signal(tmp_path: Path) -> None:
-    file, current, watched = await asyncio.to_thread(policy_file, tmp_path, Recorder(), 0.01)
+    file, current, watched = await asyncio.to_thread(policy_file, tmp_path, FakeTrail(), 0.01)
     before = current.current
     watching = asyncio.create_task(watched.watch())
     await asyncio.sleep(0.05)
@@ -88,7 +76,7 @@ async def test_a_change_is_noticed_without_a_signal(tmp_path: Path) -> None:
 
 
 async def test_a_failing_trail_does_not_keep_a_good_policy_out(tmp_path: Path) -> None:
-    file, current, watched = await asyncio.to_thread(policy_file, tmp_path, Recorder(failing=True))
+    file, current, watched = await asyncio.to_thread(policy_file, tmp_path, FakeTrail(full=True))
     before = current.current
     await asyncio.to_thread(file.write_text, GOOD.replace("env:A", "env:B"))
     assert await watched.reload()
