@@ -1,7 +1,7 @@
 """Who asks, proved before anything is answered: by certificate, policy and token, and not more often than it may."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
@@ -82,14 +82,16 @@ class Admission:
         verifier: Verifier,
         throttle: Throttle,
         trail: EventSink,
+        strangers: EventSink,
         metrics: Metrics,
         clock: Clock,
     ) -> None:
-        """Keep the collaborators."""
+        """Keep the collaborators; who has no name is put on record by `strangers`."""
         self._policy = policy
         self._verifier = verifier
         self._throttle = throttle
         self._trail = trail
+        self._strangers = strangers
         self._metrics = metrics
         self._clock = clock
 
@@ -151,7 +153,8 @@ class Admission:
             AuditUnavailableError: It can't be put on record.
 
         """
-        await self._record(error.reason, EventKind.AUTHENTICATION, str(address), request, "", "")
+        event = _refusal(error.reason, EventKind.AUTHENTICATION, address=str(address), request=request)
+        await self._strangers.append(event)
 
     def _verify(self, unverified_token: str, peer: PeerIdentity, environment: str, now: float) -> TokenClaims:
         try:
@@ -166,17 +169,8 @@ class Admission:
     async def _record(
         self, reason: str, kind: EventKind, address: str, request: str, identity: str, environment: str
     ) -> None:
-        await self._trail.append(
-            AuditEvent(
-                kind=kind,
-                outcome=Outcome.FAILURE,
-                identity=identity,
-                environment=environment,
-                address=address,
-                request=request,
-                reason=str(reason),
-            )
-        )
+        event = _refusal(reason, kind, address=address, request=request)
+        await self._trail.append(replace(event, identity=identity, environment=environment))
 
 
 def _check_named(policy: Policy, peer: PeerIdentity) -> None:
@@ -189,3 +183,7 @@ def _check_environment(claims: TokenClaims, environment: str) -> None:
     if claims.environment != environment:
         message = "the token belongs to another environment than your certificate; ask for a new one"
         raise TokenRefusedError(message, reason=TokenRefusedReason.ENVIRONMENT)
+
+
+def _refusal(reason: str, kind: EventKind, *, address: str, request: str) -> AuditEvent:
+    return AuditEvent(kind=kind, outcome=Outcome.FAILURE, address=address, request=request, reason=str(reason))

@@ -113,6 +113,7 @@ class Service:
         life.at_end(self._base.trail.close)
         await self._base.trail.append(self._own_event(EventKind.START))
         life.at_end(self._record_stop)
+        life.keep("strangers", self._base.strangers.keep)
         await self._source_side.start(life)
         life.keep("readiness", self._dependencies.watch)
         life.keep("reload", self._reloader.watch)

@@ -98,6 +98,7 @@ class AgentSide:
                 clock=self._base.clock, per_second=limits.identity_requests_per_second, burst=limits.identity_burst
             ),
             trail=self._trail,
+            strangers=self._base.strangers,
             metrics=self._base.metrics,
             clock=self._base.clock,
         )

@@ -10,6 +10,7 @@ from broker.assembly.own_keys import OwnKeys
 from broker.assembly.parts import private_directory, tls_files, tracing_of
 from broker.audit.checkpoint import CheckpointKey
 from broker.audit.event import EventSink
+from broker.audit.strangers import Strangers
 from broker.audit.trail import Trail
 from broker.clock import Clock
 from broker.config import Settings
@@ -34,6 +35,7 @@ class Foundation:
         policy: The policy in force.
         keys: The broker's own.
         trail: The audit trail; begun by who starts the broker.
+        strangers: What puts refusals on record of those whom nobody knows.
         tracing: None: no traces are made.
 
     """
@@ -47,6 +49,7 @@ class Foundation:
     policy: CurrentPolicy
     keys: OwnKeys
     trail: Trail
+    strangers: Strangers
     tracing: Tracing | None
 
     @property
@@ -68,6 +71,7 @@ def lay_foundation(settings: Settings, clock: Clock) -> Foundation:
     registry = CollectorRegistry()
     metrics = Metrics(registry=registry, version=own_version)
     keys = OwnKeys.of(settings.state_directory)
+    trail = _trail(settings, key=keys.checkpoint, clock=clock, metrics=metrics)
     return Foundation(
         settings=settings,
         clock=clock,
@@ -77,7 +81,8 @@ def lay_foundation(settings: Settings, clock: Clock) -> Foundation:
         credentials=Credentials(files=tls_files(settings), clock=clock, metrics=metrics),
         policy=CurrentPolicy(load_policy(settings.policy_file)),
         keys=keys,
-        trail=_trail(settings, key=keys.checkpoint, clock=clock, metrics=metrics),
+        trail=trail,
+        strangers=Strangers(trail=trail, clock=clock),
         tracing=tracing_of(settings.tracing),
     )
 

@@ -84,7 +84,7 @@ class AgentListener:
         )
         # A refused handshake reveals nothing, so it need not wait for the trail; a failing trail is loud by itself.
         with suppress(AuditUnavailableError):
-            await self._base.trail.append(event)
+            await self._base.strangers.append(event)
 
 
 class OperationsListener:

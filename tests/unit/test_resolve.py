@@ -73,6 +73,7 @@ class Bench:
             verifier=self.verifier,
             throttle=Throttle(clock=self.clock, per_second=10, burst=100),
             trail=self.trail,
+            strangers=self.trail,
             metrics=self.metrics,
             clock=self.clock,
         )

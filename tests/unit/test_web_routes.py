@@ -70,6 +70,7 @@ class Bench:
             verifier=FakeVerifier(),
             throttle=Throttle(clock=self.clock, per_second=1, burst=1000),
             trail=self.trail,
+            strangers=self.trail,
             metrics=self.metrics,
             clock=self.clock,
         )

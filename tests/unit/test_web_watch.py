@@ -41,6 +41,7 @@ class Bench:
             verifier=FakeVerifier(),
             throttle=Throttle(clock=self.clock, per_second=0, burst=1),
             trail=self.trail,
+            strangers=self.trail,
             metrics=self.metrics,
             clock=self.clock,
         )
