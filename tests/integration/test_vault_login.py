@@ -167,6 +167,53 @@ async def test_a_refused_credential_is_tried_twice_and_then_left_alone_until_it_
     await asyncio.to_thread(store.close)
 
 
+async def test_wrong_credentials_one_after_the_other_do_not_lock_the_role_out(tmp_path: Path) -> None:
+    store = await asyncio.to_thread(OpenBao, tmp_path / "bao", lockout=True)
+    store.policy("reader", READER)
+    store.put_secret("login", v="x")
+    role_id, secret_id = store.approle("careful", ["reader"])
+    seen = Seen()
+    provider = approle_provider(store, tmp_path, role_id, "wrong", seen=seen)
+    for number in range(6):
+        private(tmp_path / "secret_id", f"wrong-{number}")
+        for _ in range(5):
+            with pytest.raises(SourceUnavailableError, match="refuse"):
+                await provider.fetch(SECRET)
+            seen.advance(20)
+    assert seen.count("login") == 3, "the store locks the role out at the fifth"
+    private(tmp_path / "secret_id", secret_id)
+    with pytest.raises(SourceUnavailableError, match="refused 3 logins of the broker within a quarter") as caught:
+        await provider.ping()
+    assert caught.value.retry_after is not None
+    seen.advance(caught.value.retry_after)
+    assert (await provider.fetch(SECRET)).version, "the store has not locked the role out"
+    await provider.aclose()
+    await asyncio.to_thread(store.close)
+
+
+async def test_a_role_that_others_have_locked_out_is_tried_again_with_the_same_credential(tmp_path: Path) -> None:
+    store = await asyncio.to_thread(OpenBao, tmp_path / "bao", lockout=True)
+    store.policy("reader", READER)
+    store.put_secret("login", v="x")
+    role_id, secret_id = store.approle("attacked", ["reader"])
+    for _ in range(6):
+        answer = store.request("POST", "auth/approle/login", {"role_id": role_id, "secret_id": "guessed"})
+    assert answer.status == 403, "the role is locked out"
+    seen = Seen()
+    provider = approle_provider(store, tmp_path, role_id, secret_id, seen=seen)
+    for _ in range(20):
+        with pytest.raises(SourceUnavailableError, match="refuse"):
+            await provider.fetch(SECRET)
+        seen.advance(20)
+    assert seen.count("login") == 3
+    accessor = store.read("sys/auth")["data"]["approle/"]["accessor"]
+    store.write(f"sys/locked-users/{accessor}/unlock/{role_id}")
+    seen.advance(900)
+    assert (await provider.fetch(SECRET)).version
+    await provider.aclose()
+    await asyncio.to_thread(store.close)
+
+
 async def test_two_hundred_reads_with_a_refused_credential_cost_one_login(openbao: OpenBao, tmp_path: Path) -> None:
     role_id, _ = openbao.approle("stampede", ["reader"])
     seen = Seen()

@@ -205,6 +205,24 @@ async def test_a_jwt_is_read_again_before_each_login(openbao: OpenBao, tmp_path:
     assert seen.count("login") == 3
 
 
+async def test_a_jwt_is_tried_again_slowly_until_its_role_is_put_right_in_the_store(
+    openbao: OpenBao, tmp_path: Path
+) -> None:
+    key = signer(openbao, "jwt-late")
+    role = openbao.read("auth/jwt-late/role/broker")["data"]
+    openbao.delete("auth/jwt-late/role/broker")
+    seen = Seen()
+    auth = {"jwt": {"role": "broker", "token_file": str(private(tmp_path / "jwt", signed(key))), "mount": "jwt-late"}}
+    provider = provider_of(openbao.address, auth, seen=seen)
+    for _ in range(30):
+        await refused(provider)
+        seen.advance(10)
+    assert 10 <= seen.count("login") <= 14
+    openbao.write("auth/jwt-late/role/broker", {name: value for name, value in role.items() if value})
+    seen.advance(30)
+    assert (await provider.fetch(SECRET)).version
+
+
 async def test_a_projected_service_account_token_is_read_again_before_each_login(
     openbao: OpenBao, tmp_path: Path
 ) -> None:

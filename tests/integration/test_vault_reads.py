@@ -446,6 +446,30 @@ async def test_a_quota_of_the_store_is_obeyed(own_openbao: OpenBao, tmp_path: Pa
     assert seen.count("read") == 2, "nothing is asked before the pause is over"
 
 
+async def test_a_quota_that_refuses_health_makes_no_standby_of_the_store(own_openbao: OpenBao, tmp_path: Path) -> None:
+    store, seen = own_openbao, Seen()
+    provider = token_provider(store, tmp_path, store.root_token, seen=seen)
+    await provider.ping()
+    # Written without the exempt paths, which empties their list.
+    store.write("sys/quotas/config", {"enable_rate_limit_response_headers": True})
+    store.write("sys/quotas/rate-limit/t", {"path": "", "rate": 1, "interval": "30s", "block_interval": "30s"})
+    assert (await until_refused(provider)).detail == "the store limits the rate of requests"
+    asked = seen.count("health")
+    with pytest.raises(SourceUnavailableError, match="waits as long as it was told to") as caught:
+        await provider.ping()
+    assert caught.value.retry_after
+    assert seen.count("health") == asked, "nothing is asked before the pause is over"
+    assert not seen.is_away
+
+
+async def until_refused(provider: VaultProvider) -> SourceUnavailableError:
+    while True:
+        try:
+            await provider.ping()
+        except SourceUnavailableError as error:
+            return error
+
+
 async def test_one_hundred_cold_reads_look_at_the_mount_once(
     provider: VaultProvider, openbao: OpenBao, mount: str, seen: Seen
 ) -> None:

@@ -257,10 +257,10 @@ async def test_an_absence_that_no_leader_confirms_is_unavailable(
 
 
 class Script:
-    """Answers each path as it was told; `asked` is every request with its headers."""
+    """Answers each path as it was told, or with one of a list after the other; `asked` is every request."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, bytes] = {}
+        self.answers: dict[str, bytes | list[bytes]] = {}
         self.asked: list[tuple[str, str, dict[str, str]]] = []
         self.address = ""
 
@@ -276,7 +276,8 @@ class Script:
         method, path, _ = head[0].split()
         self.asked.append((method, path, dict(line.split(": ", 1) for line in head[1:] if line)))
         # What has no answer is hung up on, after the whole request has arrived.
-        writer.write(self.answers.get(path, b""))
+        told = self.answers.get(path, b"")
+        writer.write(told if isinstance(told, bytes) else told.pop(0))
         await writer.drain()
         writer.close()
 
@@ -318,6 +319,44 @@ async def test_a_request_that_may_mint_is_sent_once_to_a_server_that_hangs_up(tm
         with pytest.raises(SourceUnavailableError, match="lost"):
             await provider._transport.send(StoreRequest(method=method, path=path, headers={}))
         assert one.count(path) + two.count(path) == 1
+        await provider.aclose()
+
+
+@pytest.mark.parametrize("status", ["503 Service Unavailable", "501 Not Implemented"])
+async def test_a_request_that_may_mint_is_not_sent_elsewhere_on_the_word_of_a_proxy(
+    tmp_path: Path, status: str
+) -> None:
+    async with script() as one, script() as two:
+        path = "/v1/database/creds/app"
+        page = b"upstream connect error or disconnect/reset before headers"
+        head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(page)}\r\n"
+        one.answers[path] = f"{head}Connection: close\r\n\r\n".encode() + page
+        two.answers[path] = answer({"data": {}})
+        provider = scripted_provider(tmp_path, one.address, two.address)
+        response = await provider._transport.send(StoreRequest(method="GET", path=path, headers={}))
+        assert (response.status, one.count(path), two.count(path)) == (int(status[:3]), 1, 0)
+        # What the store itself says it has not done may be asked of another address.
+        one.answers[path] = answer({"errors": ["Vault is sealed"]}, status=status)
+        response = await provider._transport.send(StoreRequest(method="GET", path=path, headers={}))
+        assert (response.status, one.count(path), two.count(path)) == (200, 2, 1)
+        await provider.aclose()
+
+
+@pytest.mark.parametrize(("times", "given"), [(1, True), (3, True), (4, False)])
+async def test_a_node_that_is_behind_is_asked_again_in_a_moment(tmp_path: Path, times: int, given: bool) -> None:
+    path = "/v1/secret/data/way"
+    async with script() as one:
+        behind = answer({"errors": ["required index state not present"]}, status="412 Precondition Failed")
+        good = one.answers[path]
+        assert isinstance(good, bytes)
+        one.answers[path] = [*[behind] * times, good]
+        provider = scripted_provider(tmp_path, one.address)
+        if given:
+            assert await value(provider) == "scripted"
+        else:
+            with pytest.raises(SourceUnavailableError, match="has not come yet to what another has told"):
+                await value(provider)
+        assert one.count(path) == min(times + 1, 4)
         await provider.aclose()
 
 

@@ -128,6 +128,7 @@ def test_exactly_one_way_to_log_in_is_named_and_no_secret_stands_in_the_settings
         {"address": None, "addresses": ["https://one.example", "http://two.example"]},
         {"pins": [PIN]},
         {"pins": [PIN, PIN]},
+        {"pins": [PIN, PIN[:-2] + chr(ord(PIN[-2]) + 1) + "="]},
         {"pins": [PIN, "sha256/short="]},
         {"address": "http://127.0.0.1:1", "pins": [PIN, SPARE]},
         {"address": "http://127.0.0.1:1", "auth": {"certificate": PAIR}},

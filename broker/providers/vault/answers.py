@@ -9,6 +9,8 @@ BAD_REQUEST: Final = 400
 FORBIDDEN: Final = 403
 NOT_FOUND: Final = 404
 METHOD_NOT_ALLOWED: Final = 405
+# Of Vault, by a node that has not yet the state that it is asked for; OpenBao passes such a request on.
+BEHIND: Final = 412
 TOO_MANY: Final = 429
 SERVER_FAULT: Final = 500
 _SHUT: Final = 503
@@ -27,6 +29,7 @@ _SHUT_PLACES: Final = ("locked by an administrator", "namespace is sealed")
 _STATES: Final = (
     (400, "resume service", "the secrets engine is being set up in the store, and serves in a moment"),
     (404, "namespace not found", "the store knows no such namespace; look at providers.vault.namespace"),
+    (412, "", "a node of the store has not come yet to what another has told"),
     (429, "", "the store limits the rate of requests"),
     (500, "active cluster node not found", "the store has no leader"),
     (500, "internal error", "the store serves nobody, as it does while its audit device can't write"),
@@ -115,6 +118,11 @@ def is_shut_place(status: int, document: Any) -> bool:  # noqa: ANN401  As above
 def stopped_by_itself(status: int, document: Any) -> bool:  # noqa: ANN401  As above.
     """Tell whether the store can't write its audit log, and so serves nobody; an engine's fault reads otherwise."""
     return status == SERVER_FAULT and _errors(document) == ("internal error",)
+
+
+def is_health(document: Any) -> bool:  # noqa: ANN401  As above.
+    """Tell whether it is a health document: a standby sends its own with the status of a limit."""
+    return isinstance(document, dict) and "standby" in document
 
 
 def unavailable(error: StoreAnswerError) -> SourceUnavailableError:

@@ -6,7 +6,7 @@ from broker.clock import Clock
 from broker.errors import SourceUnavailableError
 from broker.providers.base import UpstreamObserver
 from broker.providers.vault.adapter import make_client
-from broker.providers.vault.answers import StoreAnswerError, bad_answer, unavailable
+from broker.providers.vault.answers import StoreAnswerError, bad_answer, is_health, unavailable
 from broker.providers.vault.clocks import ClockComparison
 from broker.providers.vault.leader import LeaderWatch
 from broker.providers.vault.login import StoreLogin
@@ -56,7 +56,8 @@ class StoreHealth:
             health = await client.adapter.get("/v1/sys/health")
         except StoreAnswerError as error:
             standby, health = error.status in _STANDBY, error.document
-            if not standby:
+            # A quota that does not exempt health refuses it with the status of a standby.
+            if not standby or not is_health(health):
                 raise unavailable(error) from None
         if not isinstance(health, dict):
             raise bad_answer()

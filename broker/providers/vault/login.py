@@ -75,7 +75,7 @@ class StoreLogin:
         self._method = method
         self._transport = transport
         self._clock = clock
-        self._gate = LoginGate(clock=clock)
+        self._gate = LoginGate(clock=clock, refusals=method.refusals)
         self._flights = SingleFlight()
         self._session: _Session | None = None
         self._renewal: asyncio.Task[None] | None = None
@@ -216,7 +216,7 @@ class StoreLogin:
             session = await self._log_in_with(credential)
         except StoreAnswerError as error:
             if error.status in {BAD_REQUEST, FORBIDDEN}:
-                raise self._gate.refused(credential) from None
+                raise self._gate.refused(credential, status=error.status) from None
             raise self._gate.failed(unavailable(error)) from None
         except HeldBackError:
             # Nothing was tried, so nothing failed.

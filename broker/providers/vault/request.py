@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
-from broker.providers.vault.answers import TOO_MANY, is_outage, is_shut_place, state_of, stopped_by_itself
+from broker.providers.vault.answers import TOO_MANY, is_health, is_outage, is_shut_place, state_of, stopped_by_itself
 
 Patience = Literal["read", "login", "health"]
 
@@ -140,9 +140,10 @@ class StoreResponse:
         """Tell whether the store serves, and only the namespace that was asked is shut."""
         return is_shut_place(self.status, self.document)
 
-    def is_limit(self, request: StoreRequest) -> bool:
+    @property
+    def is_limit(self) -> bool:
         """Tell whether the store limits the rate of such requests; a standby's health has the same status."""
-        return self.status == TOO_MANY and request.operation != "health"
+        return self.status == TOO_MANY and not is_health(self.document)
 
     @property
     def state(self) -> str:
@@ -166,8 +167,8 @@ class StoreResponse:
     @property
     def was_not_processed(self) -> bool:
         """Tell whether the store surely did nothing, so that even a request that mints may be sent elsewhere."""
-        # 502 and 504 come from something before the store, which may have passed the request on.
-        return self.is_outage and self.status not in {502, 504}
+        # What comes from something before the store may have been passed on to it, and the answer lost.
+        return self.is_outage and self.status not in {502, 504} and isinstance(self.document, dict)
 
 
 def is_about_token(path: str) -> bool:

@@ -1,5 +1,7 @@
 """The way to one store: within the budget, at the address that serves, and nothing that mints sent twice."""
 
+import asyncio
+import random
 from dataclasses import replace
 from typing import Final
 
@@ -8,6 +10,7 @@ from broker.errors import SecretUnusableError, SourceUnavailableError
 from broker.providers.base import UpstreamObserver
 from broker.providers.own_variables import OwnVariables
 from broker.providers.vault.addresses import AddressBook, Health
+from broker.providers.vault.answers import BEHIND
 from broker.providers.vault.breaker import Breaker, Permit, PlaceBreakers
 from broker.providers.vault.budget import Budget
 from broker.providers.vault.connection import StoreConnection
@@ -23,6 +26,9 @@ _OUTCOMES: Final = {200: "ok", 204: "ok", 400: "invalid", 403: "denied", 404: "m
 _HEALTH: Final = StoreRequest(method="GET", path="/v1/sys/health", headers={"X-Vault-Request": "true"})
 # A standby says 429 in OpenBao, and 473 in Vault when it serves reads.
 _SEALED: Final = frozenset({501, 503})
+# How often a request is sent again to a node that lags, and after how long.
+_BEHIND_RETRIES: Final = 3
+_BEHIND_SECONDS: Final = (0.05, 0.2)
 _HEALTHS: Final = {200: Health.ACTIVE, 429: Health.STANDBY, 473: Health.STANDBY}
 
 
@@ -89,7 +95,7 @@ class StoreTransport:
         try:
             of_place = self._places.admit(request.place)
             sent_at = self._clock.monotonic()
-            response = await self._route(request)
+            response = await self._caught_up(request)
             self._judge(permit, request, response)
             return self._judge_place(of_place, request, response, sent_at=sent_at)
         except WayError as error:
@@ -104,8 +110,7 @@ class StoreTransport:
     async def _enter(self, request: StoreRequest) -> None:
         """Wait where the store has limited such requests."""
         try:
-            if request.operation != "health":
-                await self._limits.enter(request.place, reserved=request.is_reserved)
+            await self._limits.enter(request.place, reserved=request.is_reserved)
         except RateLimitedError:
             self._turns.refused()
             raise
@@ -126,7 +131,7 @@ class StoreTransport:
         """Note what an answer says about its place alone; return it, with the pause that begins there."""
         if response.is_of_a_shut_place:
             self._places.shut(request.place, permit, reason=response.state)
-        elif response.is_limit(request):
+        elif response.is_limit:
             self._observer.upstream_limited(provider="vault", named=response.retry_after is not None)
             pause = self._limits.limited(request.place, sent_at=sent_at, retry_after=response.retry_after)
             return replace(response, retry_after=pause)
@@ -142,6 +147,15 @@ class StoreTransport:
             is_open, places, lowest = state
             self._observer.upstream_breaker(provider="vault", is_open=is_open, places=places)
             self._observer.upstream_lowest_budget(provider="vault", per_second=lowest)
+
+    async def _caught_up(self, request: StoreRequest) -> StoreResponse:
+        """Return what `_route` returns, sent again while a node is behind what was told: it has done nothing then."""
+        for _ in range(_BEHIND_RETRIES):
+            response = await self._route(request)
+            if response.status != BEHIND:
+                return response
+            await asyncio.sleep(random.uniform(*_BEHIND_SECONDS))  # noqa: S311  A pause is no secret.
+        return await self._route(request)
 
     async def _route(self, request: StoreRequest) -> StoreResponse:
         """Return the answer of the address that serves.

@@ -38,7 +38,7 @@ class TrustStore:
         `unpinned_host` is an https proxy on the way, whose TLS comes through the same contexts with a key of its own.
         """
         self._ca_file = ca_file
-        self._pins = frozenset(base64.b64decode(pin.removeprefix(_PIN_PREFIX)) for pin in pins)
+        self._pins = frozenset(key_of(pin) for pin in pins)
         self._unpinned_host = unpinned_host
 
     def context(self, *, certificate: Path | None = None, key: Path | None = None, section: str) -> ssl.SSLContext:
@@ -74,6 +74,11 @@ class TrustStore:
         except ssl.SSLError:
             message = f"{setting}: holds a certificate that OpenSSL does not take"
         raise SourceUnavailableError(message)
+
+
+def key_of(pin: str) -> bytes:
+    """Return the hash of the public key that a pin names."""
+    return base64.b64decode(pin.removeprefix(_PIN_PREFIX))
 
 
 def spki_pin(certificate: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from broker.providers.vault.logins.method import Credential, CredentialReader, Grant
+from broker.providers.vault.logins.method import Credential, CredentialReader, Grant, Refusals
 from broker.providers.vault.logins.settings import AppRoleSettings
 from broker.providers.vault.logins.wrapping import WrappingToken
 from broker.providers.vault.places import Located
@@ -12,6 +12,7 @@ class AppRoleLogin:
     """Log in with the secret id, or with the wrapping token that holds it."""
 
     follows_file = False
+    refusals = Refusals.COUNTED
 
     def __init__(self, *, settings: AppRoleSettings, reader: CredentialReader, wrapping: WrappingToken | None) -> None:
         """Keep the settings; `wrapping` opens the secret id when it comes wrapped."""

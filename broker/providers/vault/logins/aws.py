@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from broker.providers.vault.logins.method import Credential, CredentialReader, Grant
+from broker.providers.vault.logins.method import Credential, CredentialReader, Grant, Refusals
 from broker.providers.vault.logins.settings import AwsSettings
 
 
@@ -10,6 +10,7 @@ class AwsLogin:
     """Log in with a named access key; nothing is taken from the environment or from the machine unasked."""
 
     follows_file = False
+    refusals = Refusals.OPEN
 
     def __init__(self, *, settings: AwsSettings, reader: CredentialReader) -> None:
         """Keep the settings."""

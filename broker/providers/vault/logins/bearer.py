@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from broker.providers.vault.logins.method import Credential, CredentialReader, Grant
+from broker.providers.vault.logins.method import Credential, CredentialReader, Grant, Refusals
 from broker.providers.vault.logins.settings import JwtSettings, KubernetesSettings
 from broker.providers.vault.places import Located
 
@@ -11,6 +11,7 @@ class JwtLogin:
     """Log in with a JWT."""
 
     follows_file = False
+    refusals = Refusals.OPEN
 
     def __init__(self, *, settings: JwtSettings, reader: CredentialReader) -> None:
         """Keep the settings."""
@@ -32,6 +33,7 @@ class KubernetesLogin:
     """Log in with the service account token that Kubernetes projects into the pod."""
 
     follows_file = False
+    refusals = Refusals.OPEN
 
     def __init__(self, *, settings: KubernetesSettings, reader: CredentialReader) -> None:
         """Keep the settings."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from broker.errors import SettingsInvalidError, SourceUnavailableError
 from broker.key_file import read_private
-from broker.providers.vault.logins.method import Credential, Grant
+from broker.providers.vault.logins.method import Credential, Grant, Refusals
 from broker.providers.vault.logins.settings import CertificateSettings
 
 
@@ -13,6 +13,7 @@ class CertificateLogin:
     """Log in with the certificate that the transport shows for logins and renewals."""
 
     follows_file = False
+    refusals = Refusals.OPEN
 
     def __init__(self, *, settings: CertificateSettings) -> None:
         """Keep the settings."""

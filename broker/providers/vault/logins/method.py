@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 from broker.errors import SourceUnavailableError
@@ -59,11 +60,23 @@ class CredentialSpentError(SourceUnavailableError):
     """The credential can't be used again, whatever is tried; only a new one helps."""
 
 
+class Refusals(Enum):
+    """What the store's refusal of a credential means for another try with it."""
+
+    # The store counts them, and locks out whom they are about.
+    COUNTED = "counted"
+    # Once refused, it will never be taken.
+    FINAL = "final"
+    # It is taken as soon as its role is put right in the store.
+    OPEN = "open"
+
+
 class LoginMethod(Protocol):
     """One way to log in."""
 
     # Whether a new credential in the file replaces a token that is good: true where the token is the credential.
     follows_file: bool
+    refusals: Refusals
 
     def read(self) -> Credential:
         """Return what the files hold now. Blocks.

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from broker.logs import EventLogger
 from broker.providers.vault.answers import StoreAnswerError
-from broker.providers.vault.logins.method import Credential, CredentialReader, Grant
+from broker.providers.vault.logins.method import Credential, CredentialReader, Grant, Refusals
 from broker.providers.vault.places import Located
 
 _LOG: Final = EventLogger("broker.providers.vault")
@@ -14,6 +14,7 @@ class TokenFileLogin:
     """Use the token that stands there."""
 
     follows_file = True
+    refusals = Refusals.FINAL
 
     def __init__(self, *, token: Located, reader: CredentialReader) -> None:
         """Keep where the token is."""

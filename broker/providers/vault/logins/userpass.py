@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from broker.logs import EventLogger
-from broker.providers.vault.logins.method import Credential, CredentialReader, Grant
+from broker.providers.vault.logins.method import Credential, CredentialReader, Grant, Refusals
 from broker.providers.vault.logins.settings import UserpassSettings
 
 _LOG: Final = EventLogger("broker.providers.vault")
@@ -13,6 +13,7 @@ class UserpassLogin:
     """Log in with a password."""
 
     follows_file = False
+    refusals = Refusals.COUNTED
 
     def __init__(self, *, settings: UserpassSettings, reader: CredentialReader) -> None:
         """Keep the settings, and warn."""
