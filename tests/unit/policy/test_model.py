@@ -18,7 +18,7 @@ rules:
     allow: ["env:A"]
     to: [shipper]
 """
-EXAMPLES = Path(__file__).parents[2] / "deploy" / "policies"
+EXAMPLES = Path(__file__).parents[3] / "deploy" / "policies"
 
 
 def refused(text: str | bytes) -> PolicyInvalidError:

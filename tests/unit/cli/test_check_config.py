@@ -17,7 +17,7 @@ from broker.__main__ import main
 from broker.preflight import places
 from tests.certificates import TestAuthority
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DAY = dt.timedelta(days=1)
 POLICY = """\
 identities:

@@ -13,7 +13,7 @@ import pytest
 from broker.__main__ import main
 from broker.store.schema import schema_version
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from broker.cli import policy as command
 from broker.errors import MalformedReferenceError, PolicyInvalidError, ScopeRefusedError
 
-EXAMPLE = Path(__file__).parents[2] / "deploy" / "policies" / "example.yaml"
+EXAMPLE = Path(__file__).parents[3] / "deploy" / "policies" / "example.yaml"
 SHIPPER = "spiffe://prod.example/logflux/shipper"
 MONDAY_NIGHT = "2026-01-05T23:00:00Z"
 

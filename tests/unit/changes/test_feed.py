@@ -1,77 +1,30 @@
 """Who watches is told of each change once, whatever it missed meanwhile."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
 
 import pytest
 
-from broker.cache.remembered import Cached
-from broker.changes.feed import ChangeFeed
 from broker.changes.subscription import Subscription
 from broker.errors import MissingPart, SecretMissingError, SourceUnavailableError
-from broker.providers.base import Revision
 from broker.reference import Source
-from tests.fakes import text_reading
+from tests.changing import ChangingStore
 
 APP, DB = Source("vault", "secret/app"), Source("vault", "secret/db")
 FILE = Source("file", "/run/key")
 
 
-class Store:
-    """Tells revisions, remembers what was renewed, and is read where it can't tell."""
-
-    def __init__(self) -> None:
-        self.revisions_of: dict[Source, Revision] = {}
-        self.values: dict[Source, str | Exception] = {}
-        self.looks = 0
-        self.renewed: list[Source] = []
-        self.down = False
-        self.feed = ChangeFeed(
-            cache=self,
-            comparable={"vault": self},
-            reread=self.reread,
-            marks=lambda cached: cached.reading.document.select(()).reveal().decode(),
-            seconds=30,
-        )
-
-    def set(self, source: Source, version: int | None) -> None:
-        self.revisions_of[source] = (
-            Revision(None, "gone") if version is None else Revision(str(version), f"written {version}")
-        )
-
-    async def revisions(self, sources: Collection[Source]) -> Mapping[Source, Revision]:
-        self.looks += 1
-        if self.down:
-            raise SourceUnavailableError("away")
-        return {source: self.revisions_of[source] for source in sources if source in self.revisions_of}
-
-    async def renew(self, concerns: Callable[[Source], bool] | None) -> int:
-        assert concerns is not None
-        self.renewed += [source for source in (APP, DB, FILE) if concerns(source)]
-        return 1
-
-    async def reread(self, source: Source, max_stale: float) -> Cached:
-        value = self.values[source]
-        if isinstance(value, Exception):
-            raise value
-        return Cached(text_reading(value), 0, 0, 0, stale=False)
-
-    def watch(self, *sources: Source, after: str = "", known: dict[Source, str] | None = None) -> Subscription:
-        subscription = Subscription(dict.fromkeys(sources, 60.0), known or {})
-        self.resumed = self.feed.subscribe(subscription, after=after)
-        return subscription
-
-
 @pytest.fixture
-def store() -> Store:
-    return Store()
+def store() -> ChangingStore:
+    return ChangingStore()
 
 
 def told(subscription: Subscription) -> list[tuple[Source, str | None, bool]]:
     return [(change.source, change.version, change.gone) for change in subscription.take()]
 
 
-async def test_a_change_is_told_to_those_who_watch_it_after_the_remembered_value_was_outdated(store: Store) -> None:
+async def test_a_change_is_told_to_those_who_watch_it_after_the_remembered_value_was_outdated(
+    store: ChangingStore,
+) -> None:
     store.set(APP, 1), store.set(DB, 1)
     both, one = store.watch(APP, DB), store.watch(DB)
     await store.feed.compare()
@@ -85,7 +38,7 @@ async def test_a_change_is_told_to_those_who_watch_it_after_the_remembered_value
     assert told(both) == []
 
 
-async def test_a_secret_that_goes_and_comes_back_is_told_twice(store: Store) -> None:
+async def test_a_secret_that_goes_and_comes_back_is_told_twice(store: ChangingStore) -> None:
     store.set(APP, 1)
     watch = store.watch(APP)
     await store.feed.compare()
@@ -97,7 +50,7 @@ async def test_a_secret_that_goes_and_comes_back_is_told_twice(store: Store) -> 
     assert told(watch) == [(APP, "1", False)]
 
 
-async def test_a_thousand_watchers_cost_one_look(store: Store) -> None:
+async def test_a_thousand_watchers_cost_one_look(store: ChangingStore) -> None:
     store.set(APP, 1)
     watches = [store.watch(APP) for _ in range(1000)]
     await store.feed.compare()
@@ -108,7 +61,7 @@ async def test_a_thousand_watchers_cost_one_look(store: Store) -> None:
     assert all(told(watch) == [(APP, "2", False)] for watch in watches)
 
 
-async def test_who_comes_back_gets_what_it_missed_and_only_that(store: Store) -> None:
+async def test_who_comes_back_gets_what_it_missed_and_only_that(store: ChangingStore) -> None:
     store.set(APP, 1), store.set(DB, 1)
     first = store.watch(APP, DB)
     await store.feed.compare()
@@ -126,16 +79,16 @@ async def test_who_comes_back_gets_what_it_missed_and_only_that(store: Store) ->
 
 
 @pytest.mark.parametrize("after", ["", "other-1", "-", "x", "{epoch}-99", "{epoch}-²", "{epoch}-" + "9" * 5000])
-async def test_an_id_that_says_nothing_is_told_so(store: Store, after: str) -> None:
+async def test_an_id_that_says_nothing_is_told_so(store: ChangingStore, after: str) -> None:
     epoch = store.feed.position.partition("-")[0]
     store.watch(APP)
     store.watch(APP, after=after.format(epoch=epoch))
     assert not store.resumed
 
 
-async def test_an_id_from_before_the_journal_is_told_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_id_from_before_the_journal_is_told_so(store: ChangingStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.changes.journal._CHANGES", 3)
-    store = Store()
+    store = ChangingStore()
     store.set(APP, 0)
     store.watch(APP)
     await store.feed.compare()
@@ -149,7 +102,7 @@ async def test_an_id_from_before_the_journal_is_told_so(store: Store, monkeypatc
     assert store.resumed
 
 
-async def test_a_change_between_reading_and_watching_is_told_at_the_first_look(store: Store) -> None:
+async def test_a_change_between_reading_and_watching_is_told_at_the_first_look(store: ChangingStore) -> None:
     store.set(APP, 2)
     late = store.watch(APP, known={APP: "1"})
     await store.feed.compare()
@@ -163,7 +116,7 @@ async def test_a_change_between_reading_and_watching_is_told_at_the_first_look(s
     assert told(later) == []
 
 
-async def test_what_a_watcher_has_is_no_longer_remembered_when_it_is_told_that_it_is_old(store: Store) -> None:
+async def test_what_a_watcher_has_is_no_longer_remembered_when_it_is_told_that_it_is_old(store: ChangingStore) -> None:
     store.set(APP, 2), store.set(DB, 1)
     first = store.watch(APP, DB, known={APP: "1", DB: "1"})
     await store.feed.compare()
@@ -174,7 +127,7 @@ async def test_what_a_watcher_has_is_no_longer_remembered_when_it_is_told_that_i
     assert store.renewed == [APP, APP]
 
 
-async def test_a_slow_watcher_is_told_of_the_last_change_alone(store: Store) -> None:
+async def test_a_slow_watcher_is_told_of_the_last_change_alone(store: ChangingStore) -> None:
     store.set(APP, 1)
     watch = store.watch(APP)
     await store.feed.compare()
@@ -184,7 +137,7 @@ async def test_a_slow_watcher_is_told_of_the_last_change_alone(store: Store) -> 
     assert told(watch) == [(APP, "49", False)]
 
 
-async def test_a_store_that_is_away_changes_nothing(store: Store) -> None:
+async def test_a_store_that_is_away_changes_nothing(store: ChangingStore) -> None:
     store.set(APP, 1)
     watch = store.watch(APP)
     await store.feed.compare()
@@ -195,7 +148,7 @@ async def test_a_store_that_is_away_changes_nothing(store: Store) -> None:
     assert told(watch) == []
 
 
-async def test_what_can_not_be_compared_is_read(store: Store) -> None:
+async def test_what_can_not_be_compared_is_read(store: ChangingStore) -> None:
     store.values = {FILE: "one", DB: "one"}
     watch = store.watch(FILE, DB)
     await store.feed.compare()
@@ -207,7 +160,7 @@ async def test_what_can_not_be_compared_is_read(store: Store) -> None:
     assert told(watch) == [(FILE, None, True)]
 
 
-async def test_one_that_is_away_for_a_while_and_was_the_only_one_misses_nothing(store: Store) -> None:
+async def test_one_that_is_away_for_a_while_and_was_the_only_one_misses_nothing(store: ChangingStore) -> None:
     store.set(APP, 1)
     only = store.watch(APP)
     await store.feed.compare()
@@ -220,7 +173,9 @@ async def test_one_that_is_away_for_a_while_and_was_the_only_one_misses_nothing(
     assert told(again) == [(APP, "2", False)]
 
 
-async def test_what_nobody_watches_any_more_costs_nothing_after_a_while_and_is_no_longer_resumed(store: Store) -> None:
+async def test_what_nobody_watches_any_more_costs_nothing_after_a_while_and_is_no_longer_resumed(
+    store: ChangingStore,
+) -> None:
     store.set(APP, 1)
     only = store.watch(APP)
     await store.feed.compare()
@@ -233,7 +188,7 @@ async def test_what_nobody_watches_any_more_costs_nothing_after_a_while_and_is_n
     assert not store.resumed
 
 
-async def test_the_end_of_the_feed_is_told_to_those_who_watch_and_to_those_who_come(store: Store) -> None:
+async def test_the_end_of_the_feed_is_told_to_those_who_watch_and_to_those_who_come(store: ChangingStore) -> None:
     watch = store.watch(APP)
     await store.feed.aclose()
     async with asyncio.timeout(1):

@@ -20,8 +20,8 @@ from broker.watch import WatchLimits, WatchReferences
 from broker.web.callers import AgentDoor
 from broker.web.routes.resolve import RequestLimits, build_agent_app
 from broker.web.routes.watch import WATCH_PATH, WatchHandler, watch_routes
+from tests.changing import ChangingStore
 from tests.fakes import FakeClock, FakePeers, FakePolicy, FakeTrail, FakeVerifier, fake_metrics
-from tests.unit.test_changes import Store
 
 TEXT = "vault:secret/app#key"
 APP = parse(TEXT).source
@@ -34,7 +34,7 @@ class Bench:
         self.policy = FakePolicy({"vault:secret/": Allow("read own", 300.0, 3600.0)})
         self.trail = FakeTrail()
         self.peers = FakePeers()
-        self.store = Store()
+        self.store = ChangingStore()
         self.store.set(APP, 1)
         self.admission = Admission(
             policy=self.policy,
@@ -256,7 +256,7 @@ async def test_who_never_reads_is_cut_off(bench: Bench) -> None:
     assert not bench.store.feed._subscriptions
 
 
-def _set_all(store: Store, sources: list[Source], version: int) -> None:
+def _set_all(store: ChangingStore, sources: list[Source], version: int) -> None:
     for source in sources:
         store.set(source, version)
 
