@@ -19,7 +19,6 @@ from pathlib import Path
 
 from broker.cli.child import Process, free_port, process, wait_for
 from broker.cli.sandbox import Sandbox, sandbox
-from broker.cli.sandbox_store import store_request
 
 REFERENCES = 20
 # Few, so that each waits for the one before it; and as many as a small fleet keeps open.
@@ -169,7 +168,7 @@ def _resident(child: Process) -> int:
 
 def _twenty_fields(place: Sandbox) -> None:
     fields = {f"f{number}": f"value-{number:024d}" for number in range(REFERENCES)}
-    store_request(place.store_address, place.store_token, "POST", "secret/data/logflux", {"data": fields})
+    place.ask_store("POST", "secret/data/logflux", {"data": fields})
 
 
 @contextmanager

@@ -151,7 +151,7 @@ def _processor_seconds(pid: int) -> float:
 def _open(place: Sandbox) -> None:
     """Let policy, store and budget pass every read."""
     rules = {"policy": 'path "secret/data/*" { capabilities = ["read"] }'}
-    store_request(place.store_address, place.store_token, "PUT", "sys/policies/acl/broker", rules)
+    place.ask_store("PUT", "sys/policies/acl/broker", rules)
     policy = place.directory / "policy.yaml"
     policy.write_text(policy.read_text().replace("vault:secret/logflux#*", "vault:secret/**#*"))
     address = f"    address: {place.store_address}\n"
@@ -162,7 +162,7 @@ def _open(place: Sandbox) -> None:
 def _fill(place: Sandbox, count: int) -> None:
     for number in range(count):
         data = {"data": {"v": f"value {number}"}}
-        store_request(place.store_address, place.store_token, "POST", f"secret/data/u/{number}", data)
+        place.ask_store("POST", f"secret/data/u/{number}", data)
 
 
 def _log_in(place: Sandbox) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from broker.cli.child import SandboxError
 from broker.cli.sandbox import OPERATOR, SHIPPER, STRANGER, Sandbox, sandbox
-from broker.cli.sandbox_store import BROKER_RULES_IN_THE_STORE, store_request
+from broker.cli.sandbox_store import BROKER_RULES_IN_THE_STORE
 from tests.postgres import PostgreSQL
 
 # What docs/how-to/dynamic-credentials.md tells an operator to write; a test compares them.
@@ -74,7 +74,7 @@ class Store:
         return str(self.ask("GET", f"sys/policies/acl/{name}")["data"]["policy"])
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        return store_request(self._place.store_address, self._place.store_token, method, path, body)
+        return self._place.ask_store(method, path, body)
 
     def leases(self, path: str = "database/creds/app") -> set[str]:
         """Return the leases that the store itself knows, whoever has them."""

@@ -97,6 +97,11 @@ class RunningBroker:
         except urllib.error.HTTPError as error:
             return Answer(error.code, dict(error.headers), error.read())
 
+    def write_api_key(self, value: str) -> None:
+        """Write another value of `API_KEY` into the store, and leave the other fields as they are."""
+        fields = self.place.ask_store("GET", "secret/data/logflux")["data"]["data"]
+        self.place.ask_store("POST", "secret/data/logflux", {"data": {**fields, "api_key": value}})
+
     def terminate(self) -> int:
         self.child.handle.send_signal(signal.SIGTERM)
         return self.child.handle.wait(timeout=60)

@@ -7,14 +7,14 @@ everything ends with the process that made it.
 import secrets
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from broker.cli.child import Process, free_port
-from broker.cli.sandbox_store import fill_store, running_store
+from broker.cli.sandbox_store import fill_store, running_store, store_request
 from broker.key_file import write_private
 from broker.pki.authority import create_authority, issue_certificate
 
@@ -72,6 +72,10 @@ class Sandbox:
     def url(self) -> str:
         """Return the address that agents use."""
         return f"https://127.0.0.1:{self.agent_port}"
+
+    def ask_store(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return what the store says to its administrator. Raises: SandboxError."""
+        return store_request(self.store_address, self.store_token, method, path, body)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import time
 import tomllib
 from pathlib import Path
 
-from broker.cli.sandbox_store import store_request
 from tests.image.conftest import ROOT, STATE, Builds, Report, Running
 from tests.image.package_index import PackageIndex
 
@@ -110,7 +109,7 @@ def test_only_tmp_and_the_state_volume_can_be_written(served: Running) -> None:
 
 def test_an_agent_outside_gets_the_value_that_the_store_outside_holds(served: Running, report: Report) -> None:
     place = served.place
-    stored = store_request(place.store_address, place.store_token, "GET", "secret/data/logflux")
+    stored = place.ask_store("GET", "secret/data/logflux")
     assert _get(served, agent="shipper").stdout.strip() == stored["data"]["data"]["api_key"]
     status = served.container.status
     report.figure("resident memory, idle", f"{int(status['VmRSS'].split()[0]) / 1024:.1f} MiB after one request")

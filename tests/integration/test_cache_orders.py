@@ -14,7 +14,6 @@ from collections.abc import Iterator
 import pytest
 
 from broker.cli.sandbox import OPERATOR, sandbox
-from broker.cli.sandbox_store import store_request
 from broker.key_file import write_private
 from tests.running import RunningBroker, audit, serving
 from tests.waiting import wait_until
@@ -38,11 +37,6 @@ def replace_key(broker: RunningBroker, key: bytes) -> None:
     new = file.with_suffix(".new")
     write_private(new, b"whsec_" + base64.b64encode(key))
     new.replace(file)
-
-
-def write(broker: RunningBroker, value: str) -> None:
-    data = {"data": {"api_key": value, "endpoint": "ingest.demo.example"}}
-    store_request(broker.place.store_address, broker.place.store_token, "POST", "secret/data/logflux", data)
 
 
 def cache(broker: RunningBroker, *arguments: str, agent: str = "operator") -> "subprocess.CompletedProcess[str]":
@@ -78,15 +72,15 @@ def webhook(broker: RunningBroker, body: object, *, key: bytes = KEY) -> int:
 
 
 def test_an_operator_makes_a_new_value_seen_at_once(broker: RunningBroker) -> None:
-    write(broker, "one")
+    broker.write_api_key("one")
     cache(broker, "invalidate", "--everything")
     assert value(broker) == "one"
-    write(broker, "two")
+    broker.write_api_key("two")
     assert value(broker) == "one", "it is fresh for five minutes"
     done = cache(broker, "invalidate", "vault:secret/**")
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 source forgotten\n", "")
     assert value(broker) == "two"
-    write(broker, "three")
+    broker.write_api_key("three")
     done = cache(broker, "refresh", API_KEY)
     assert (done.returncode, done.stdout) == (0, "1 source to be read again\n")
     wait_until(lambda: value(broker) == "three")
@@ -94,7 +88,7 @@ def test_an_operator_makes_a_new_value_seen_at_once(broker: RunningBroker) -> No
 
 def test_a_signed_webhook_makes_a_new_value_seen_at_once(broker: RunningBroker) -> None:
     before = value(broker)
-    write(broker, "signed")
+    broker.write_api_key("signed")
     order = {"action": "refresh", "references": ["vault:secret/logflux"]}
     # Refusals are limited, and another test may have used them up.
     wait_until(lambda: webhook(broker, order, key=b"x" * 32) == 401)

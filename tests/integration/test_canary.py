@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from broker.cli.sandbox import SHIPPER, sandbox
-from broker.cli.sandbox_store import BROKER_RULES_IN_THE_STORE, store_request
+from broker.cli.sandbox_store import BROKER_RULES_IN_THE_STORE
 from broker.key_file import write_private
 from tests.certificates import TestAuthority
 from tests.openbao import Files as StoreFiles
@@ -67,7 +67,7 @@ def broker(receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with running(environment=environment) as it:
         place = it.place
         data = {"data": {"api_key": CANARY, "number": 4711, "nested": {"key": CANARY}}}
-        store_request(place.store_address, place.store_token, "POST", "secret/data/logflux", data)
+        place.ask_store("POST", "secret/data/logflux", data)
         canary_file = place.files / "canary"
         canary_file.touch(mode=0o600)
         canary_file.write_text(CANARY)
@@ -90,7 +90,7 @@ def leased_value(broker: RunningBroker) -> bytes:
     place = broker.place
 
     def tell(method: str, path: str, body: dict[str, object]) -> None:
-        store_request(place.store_address, place.store_token, method, path, body)
+        place.ask_store(method, path, body)
 
     tell("POST", "sys/mounts/pki", {"type": "pki"})
     tell("POST", "pki/root/generate/internal", {"common_name": "canary", "ttl": "24h"})
@@ -282,7 +282,7 @@ def test_no_object_that_holds_the_canary_shows_it_and_no_bug_tells_it() -> None:
     surroundings = {"LOGFLUX_LOG_LEVEL": "debug", "CANARY": CANARY}
     with sandbox(fresh_for="5m") as place:
         data = {"data": {"api_key": CANARY, "endpoint": CANARY}}
-        store_request(place.store_address, place.store_token, "POST", "secret/data/logflux", data)
+        place.ask_store("POST", "secret/data/logflux", data)
         with serving(place, environment=surroundings, module="tests.injecting") as broker:
             assert broker.resolve("vault:secret/logflux#api_key").json["results"][0]["value"] == CANARY
             look_at_every_object(broker)

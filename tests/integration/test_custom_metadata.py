@@ -5,7 +5,6 @@ from datetime import datetime
 
 import pytest
 
-from broker.cli.sandbox_store import store_request
 from tests.running import RunningBroker, audit, running
 from tests.waiting import wait_until
 
@@ -21,9 +20,7 @@ def broker() -> Iterator[RunningBroker]:
 def describe(broker: RunningBroker, **custom: str) -> None:
     """Set the metadata of the secret, and let the broker see it."""
     place = broker.place
-    store_request(
-        place.store_address, place.store_token, "POST", "secret/metadata/logflux", {"custom_metadata": custom}
-    )
+    place.ask_store("POST", "secret/metadata/logflux", {"custom_metadata": custom})
     answer = broker.post("/v1/cache/invalidate", '{"everything": true}', agent="operator")
     assert answer.status == 200
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_watch import write
 from tests.running import RunningBroker, running
 from tests.waiting import wait_until
 
@@ -46,11 +45,11 @@ def lines(file: Path) -> list[str]:
 
 def test_a_changed_secret_restarts_the_command_with_the_new_value(broker: RunningBroker, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
-    write(broker, "before")
+    broker.write_api_key("before")
     with child(broker, f'echo "$NEW" >> {seen}; exec sleep 60') as process:
         # What the broker remembers from another test comes first, and is told to be old.
         wait_until(lambda: lines(seen)[-1:] == ["before"])
-        write(broker, "after")
+        broker.write_api_key("after")
         wait_until(lambda: lines(seen)[-1:] == ["after"])
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM
@@ -61,7 +60,7 @@ def test_a_command_that_does_not_go_is_killed_after_its_grace(broker: RunningBro
     script = f"trap '' TERM; echo \"$NEW\" >> {seen}; while :; do sleep 0.1; done"
     with child(broker, script, "--grace", "0.3"):
         wait_until(lambda: len(lines(seen)) == 1)
-        write(broker, "another one")
+        broker.write_api_key("another one")
         wait_until(lambda: lines(seen)[-1:] == ["another one"])
 
 
@@ -70,11 +69,11 @@ def test_a_changed_secret_signals_the_command_and_its_exit_status_is_this_ones(
 ) -> None:
     seen = tmp_path / "seen"
     script = f"trap 'exit 7' USR1; echo up >> {seen}; while :; do sleep 0.1; done"
-    write(broker, "before the signal")
+    broker.write_api_key("before the signal")
     with child(broker, script, "--on-change", "USR1") as process:
         wait_until(lambda: len(lines(seen)) == 1)
         # No value of another test: what is remembered of that and comes back is no change.
-        write(broker, "after the signal")
+        broker.write_api_key("after the signal")
         assert process.wait(60) == 7
     assert lines(seen) == ["up"]
 

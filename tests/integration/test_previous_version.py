@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from broker.cli.sandbox_store import store_request
 from tests.running import RunningBroker, running
 
 API_KEY = "vault:secret/logflux#api_key"
@@ -21,10 +20,6 @@ def broker() -> Iterator[RunningBroker]:
         yield it
 
 
-def store(broker: RunningBroker, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    return store_request(broker.place.store_address, broker.place.store_token, method, path, body)
-
-
 def invalidate(broker: RunningBroker) -> None:
     assert broker.post("/v1/cache/invalidate", '{"everything": true}', agent="operator").status == 200
 
@@ -32,8 +27,8 @@ def invalidate(broker: RunningBroker) -> None:
 @pytest.fixture(autouse=True)
 def _one_version(broker: RunningBroker) -> None:
     """Let the secret begin anew, whatever another test has left."""
-    store(broker, "DELETE", "secret/metadata/logflux")
-    store(broker, "POST", "secret/data/logflux", {"data": {"api_key": "first"}})
+    broker.place.ask_store("DELETE", "secret/metadata/logflux")
+    broker.place.ask_store("POST", "secret/data/logflux", {"data": {"api_key": "first"}})
     invalidate(broker)
 
 
@@ -45,9 +40,9 @@ def ask(broker: RunningBroker, reference: str = API_KEY) -> Any:
 def test_the_version_before_counts_while_the_overlap_lasts(broker: RunningBroker) -> None:
     missing = ask(broker, PREVIOUS)
     assert (missing["code"], missing["detail"]) == ("secret_missing", "the secret has one version, and none before it")
-    store(broker, "POST", "secret/data/logflux", {"data": {"api_key": "second"}})
-    store(broker, "POST", "secret/metadata/logflux", {"custom_metadata": {"overlap": "1h"}})
-    store(broker, "POST", "secret/data/logflux", {"data": {"api_key": "third"}})
+    broker.place.ask_store("POST", "secret/data/logflux", {"data": {"api_key": "second"}})
+    broker.place.ask_store("POST", "secret/metadata/logflux", {"custom_metadata": {"overlap": "1h"}})
+    broker.place.ask_store("POST", "secret/data/logflux", {"data": {"api_key": "third"}})
     invalidate(broker)
     result = ask(broker)
     assert (result["value"], result["version"]) == ("third", "3")
@@ -55,17 +50,17 @@ def test_the_version_before_counts_while_the_overlap_lasts(broker: RunningBroker
     assert ask(broker, PREVIOUS)["value"] == "second"
     assert "previous" not in broker.resolve(API_KEY).json["results"][0]
     # Rotated again: what is remembered of the version before is not the one before any more.
-    store(broker, "POST", "secret/data/logflux", {"data": {"api_key": "fourth"}})
+    broker.place.ask_store("POST", "secret/data/logflux", {"data": {"api_key": "fourth"}})
     broker.post("/v1/cache/invalidate", json.dumps({"references": [API_KEY]}), agent="operator")
     assert ask(broker)["previous"]["value"] == "third"
 
 
 def test_a_deleted_version_before_does_not_count(broker: RunningBroker) -> None:
-    store(broker, "POST", "secret/metadata/logflux", {"custom_metadata": {"overlap": "1h"}})
-    store(broker, "POST", "secret/data/logflux", {"data": {"api_key": "second"}})
+    broker.place.ask_store("POST", "secret/metadata/logflux", {"custom_metadata": {"overlap": "1h"}})
+    broker.place.ask_store("POST", "secret/data/logflux", {"data": {"api_key": "second"}})
     invalidate(broker)
     assert ask(broker)["previous"]["value"] == "first"
-    store(broker, "POST", "secret/delete/logflux", {"versions": [1]})
+    broker.place.ask_store("POST", "secret/delete/logflux", {"versions": [1]})
     invalidate(broker)
     result = ask(broker)
     assert result["status"] == "ok"
@@ -79,8 +74,8 @@ def test_an_engine_without_versions_says_so(broker: RunningBroker) -> None:
 
 
 def test_broker_get_prints_the_version_before(broker: RunningBroker) -> None:
-    store(broker, "POST", "secret/data/logflux", {"data": {"api_key": "one before"}})
-    store(broker, "POST", "secret/data/logflux", {"data": {"api_key": "current"}})
+    broker.place.ask_store("POST", "secret/data/logflux", {"data": {"api_key": "one before"}})
+    broker.place.ask_store("POST", "secret/data/logflux", {"data": {"api_key": "current"}})
     invalidate(broker)
     certificate, key = broker.place.certificate("shipper")
     who = ["--url", broker.place.url, "--ca", broker.place.authority, "--cert", certificate, "--key", key]

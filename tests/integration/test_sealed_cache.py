@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from broker.cli.sandbox import Sandbox, sandbox
-from broker.cli.sandbox_store import store_request
 from broker.key_file import write_private
 from tests.running import RunningBroker, serving
 from tests.waiting import wait_until
@@ -22,7 +21,7 @@ LIVE = "/livez"
 def place() -> Iterator[Sandbox]:
     with sandbox(fresh_for="5m") as it:
         data = {"data": {"api_key": CANARY}}
-        store_request(it.store_address, it.store_token, "POST", "secret/data/logflux", data)
+        it.ask_store("POST", "secret/data/logflux", data)
         yield it
 
 
@@ -72,7 +71,7 @@ def test_what_was_sealed_before_a_crash_serves_too_and_not_once_the_store_says_n
         wait_until((state_of(place) / "sealed.cache").exists)
         wait_until(lambda: API_KEY.partition(":")[2].partition("#")[0].encode() in sealed_bytes(place))
         broker.child.kill()
-    store_request(place.store_address, place.store_token, "DELETE", "secret/metadata/logflux")
+    place.ask_store("DELETE", "secret/metadata/logflux")
     with serving(place, environment=environment(place)) as broker:
         wait_until(lambda: status(broker) == "missing")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from broker.cli.sandbox import sandbox
-from broker.cli.sandbox_store import store_request
 from broker.providers.vault.provider import VaultProvider
 from broker.reference import parse
 from broker.trace_context import CURRENT, TraceContext
@@ -47,8 +46,8 @@ def unread(broker: RunningBroker) -> str:
     """Return a reference that is in nobody's memory."""
     place = broker.place
     data = {"data": {"fresh": "x"}}
-    store_request(place.store_address, place.store_token, "POST", "secret/data/logflux", data)
-    version = store_request(place.store_address, place.store_token, "GET", "secret/metadata/logflux")
+    place.ask_store("POST", "secret/data/logflux", data)
+    version = place.ask_store("GET", "secret/metadata/logflux")
     return f"vault:secret/logflux?version={version['data']['current_version']}#fresh"
 
 

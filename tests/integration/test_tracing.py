@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 
 from broker.cli.sandbox import SHIPPER, Sandbox, sandbox
-from broker.cli.sandbox_store import store_request
 from broker.trace_context import parse_traceparent
 from tests.receivers import attributes, receiving
 from tests.relays import relaying
@@ -34,7 +33,7 @@ def test_a_request_is_one_trace_from_the_agent_over_the_broker_to_the_store(plac
     with receiving() as receiver, relaying(place.store_address) as relay:
         settings = place.settings_file.read_text()
         place.settings_file.write_text(settings.replace(place.store_address, relay.address))
-        value = store_request(place.store_address, place.store_token, "GET", "secret/data/logflux")
+        value = place.ask_store("GET", "secret/data/logflux")
         with serving(place, environment={"LOGFLUX_TRACING__ENDPOINT": receiver.endpoint}) as broker:
             assert ask(broker, REFERENCE) == 200
             assert ask(broker, "vault:secret/nothing#x") == 403
@@ -63,7 +62,7 @@ def test_a_request_is_one_trace_from_the_agent_over_the_broker_to_the_store(plac
 
 
 def test_references_are_in_spans_at_debug_alone_and_values_never(place: Sandbox) -> None:
-    value = store_request(place.store_address, place.store_token, "GET", "secret/data/logflux")
+    value = place.ask_store("GET", "secret/data/logflux")
     with receiving() as receiver:
         environment = {"LOGFLUX_TRACING__ENDPOINT": receiver.endpoint, "LOGFLUX_LOG_LEVEL": "debug"}
         with serving(place, environment=environment) as broker:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from broker.cli.sandbox_store import store_request
 from tests.running import RunningBroker, running
 
 API_KEY = "vault:secret/logflux#api_key"
@@ -43,13 +42,6 @@ def events(response: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
             yield name, json.loads(value)
 
 
-def write(broker: RunningBroker, value: str) -> None:
-    place = broker.place
-    current = store_request(place.store_address, place.store_token, "GET", "secret/data/logflux")["data"]["data"]
-    data = {"data": {**current, "api_key": value}}
-    store_request(place.store_address, place.store_token, "POST", "secret/data/logflux", data)
-
-
 def test_a_write_at_the_store_is_told_with_its_version_and_the_next_read_gives_the_new_value(
     broker: RunningBroker,
 ) -> None:
@@ -57,7 +49,7 @@ def test_a_write_at_the_store_is_told_with_its_version_and_the_next_read_gives_t
     with watching(broker, versions={API_KEY: version}) as response:
         told = events(response)
         assert next(told)[0] == "watching"
-        write(broker, CANARY)
+        broker.write_api_key(CANARY)
         assert next(told) == (
             "change",
             {"reference": API_KEY, "version": str(int(version) + 1), "status": "changed"},

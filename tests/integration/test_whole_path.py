@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from broker.cli.sandbox import SHIPPER
-from broker.cli.sandbox_store import store_request
 from tests.running import RunningBroker, running, verb
 from tests.waiting import wait_until
 
@@ -39,7 +38,7 @@ def test_the_three_kinds_of_reference_are_resolved_in_the_order_asked(broker: Ru
     assert [result["reference"] for result in answer.json["results"]] == asked
     assert {result["status"] for result in answer.json["results"]} == {"ok"}
     values = [result["value"] for result in answer.json["results"]]
-    stored = store_request(broker.place.store_address, broker.place.store_token, "GET", "secret/data/logflux")
+    stored = broker.place.ask_store("GET", "secret/data/logflux")
     assert values[1] == stored["data"]["data"]["api_key"]
     assert values[0] == values[5]
     assert values[2] == values[4] == (broker.place.files / "tls_passphrase").read_text().removesuffix("\n")

@@ -13,7 +13,6 @@ import pytest
 
 from broker.cli.child import free_port
 from broker.cli.sandbox import Sandbox, sandbox
-from broker.cli.sandbox_store import store_request
 from broker.pki.authority import issue_certificate
 from tests.answering import answering
 from tests.mounting import needs_mount
@@ -131,11 +130,11 @@ def move_store(place: Sandbox, port: int) -> None:
 
 def test_a_sealed_store_at_the_start_keeps_the_broker_not_ready_until_it_is_unsealed() -> None:
     with sandbox(fresh_for="5m") as place:
-        store_request(place.store_address, place.store_token, "PUT", "sys/seal")
+        place.ask_store("PUT", "sys/seal")
         with serving(place, path="/livez") as broker:
             runs_without_its_store(broker, said="sealed")
             key = unseal_key((place.directory / "store.log").read_text())
-            store_request(place.store_address, place.store_token, "PUT", "sys/unseal", {"key": key})
+            place.ask_store("PUT", "sys/unseal", {"key": key})
             heals(broker)
 
 
@@ -200,30 +199,26 @@ def broker() -> Iterator[RunningBroker]:
     with sandbox(fresh_for="5m") as place:
         for number in (2, 3):
             data = {"data": {"api_key": f"number {number}"}}
-            store_request(place.store_address, place.store_token, "POST", "secret/data/logflux", data)
+            place.ask_store("POST", "secret/data/logflux", data)
         with serving(place) as it:
             yield it
-
-
-def ask_store(broker: RunningBroker, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    return store_request(broker.place.store_address, broker.place.store_token, method, path, body)
 
 
 def test_a_refused_token_is_replaced_and_a_refused_credential_is_told_until_it_is_renewed(
     broker: RunningBroker,
 ) -> None:
     assert broker.resolve(API_KEY).status == 200
-    ask_store(broker, "PUT", "sys/leases/revoke-prefix/auth/approle/login", {})
+    broker.place.ask_store("PUT", "sys/leases/revoke-prefix/auth/approle/login", {})
     assert broker.resolve(FIRST).status == 200
     secret_id = (broker.place.directory / "secret_id").read_text()
-    ask_store(broker, "POST", "auth/approle/role/broker/secret-id/destroy", {"secret_id": secret_id})
-    ask_store(broker, "PUT", "sys/leases/revoke-prefix/auth/approle/login", {})
+    broker.place.ask_store("POST", "auth/approle/role/broker/secret-id/destroy", {"secret_id": secret_id})
+    broker.place.ask_store("PUT", "sys/leases/revoke-prefix/auth/approle/login", {})
     refused = broker.resolve(SECOND)
     assert refused.status == 503
     # What is known already outlives it inside its bound.
     assert broker.resolve(API_KEY).status == 200
     wait_until(lambda: not store_state(broker)["ready"])
-    new = ask_store(broker, "POST", "auth/approle/role/broker/secret-id", {})["data"]["secret_id"]
+    new = broker.place.ask_store("POST", "auth/approle/role/broker/secret-id", {})["data"]["secret_id"]
     private(broker.place.directory / "secret_id", new)
     wait_until(lambda: broker.resolve(SECOND).status == 200, seconds=60)
     wait_until(lambda: broker.operations("/readyz").status == 200, seconds=60)
@@ -232,13 +227,13 @@ def test_a_refused_token_is_replaced_and_a_refused_credential_is_told_until_it_i
 
 
 def test_a_path_that_the_store_denies_is_denied_and_readiness_is_not_touched(broker: RunningBroker) -> None:
-    rules = ask_store(broker, "GET", "sys/policies/acl/broker")["data"]["policy"]
+    rules = broker.place.ask_store("GET", "sys/policies/acl/broker")["data"]["policy"]
     elsewhere = 'path "secret/data/other" { capabilities = ["read"] }'
-    ask_store(broker, "PUT", "sys/policies/acl/broker", {"policy": elsewhere})
+    broker.place.ask_store("PUT", "sys/policies/acl/broker", {"policy": elsewhere})
     try:
         denied = broker.resolve(THIRD)
         assert denied.status == 403
         assert denied.json["results"][0]["code"] == "upstream_denied"
         assert broker.operations("/readyz").status == 200
     finally:
-        ask_store(broker, "PUT", "sys/policies/acl/broker", {"policy": rules})
+        broker.place.ask_store("PUT", "sys/policies/acl/broker", {"policy": rules})

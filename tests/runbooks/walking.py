@@ -20,7 +20,6 @@ from unittest import mock
 import yaml
 
 from broker.cli.sandbox import Sandbox
-from broker.cli.sandbox_store import store_request
 from tests.docs.surroundings import (
     AGENT_PORT,
     OPERATIONS_PORT,
@@ -237,7 +236,7 @@ def hanging(store: Sandbox) -> Iterator[None]:
 
 def ask(store: Sandbox, method: str, path: str, **body: Any) -> dict[str, Any]:
     """Ask the store as its administrator."""
-    return store_request(store.store_address, store.store_token, method, path, body)
+    return store.ask_store(method, path, body)
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
