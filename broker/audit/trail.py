@@ -6,12 +6,12 @@ at once, until a real record was written again.
 """
 
 import asyncio
-from collections import deque
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from broker.audit.backlog import CLOSED, Backlog, Waiting
 from broker.audit.checkpoint import CheckpointKey
 from broker.audit.event import AuditEvent, EventKind, Outcome, rfc3339
 from broker.audit.schedule import CheckpointSchedule
@@ -21,9 +21,7 @@ from broker.errors import AuditUnavailableError
 from broker.logs import EventLogger, error_fields
 from broker.series.audit import AuditSeries
 
-MAX_COMMIT: Final = 256
 _LOG: Final = EventLogger("broker.audit")
-_CLOSED: Final = "the audit trail is closed; the broker is stopping"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +31,6 @@ class TrailState:
     healthy: bool
     reason: str
     since: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    event: AuditEvent
-    time_ms: int
-    done: asyncio.Future[None]
 
 
 class Trail:
@@ -87,13 +78,9 @@ class Trail:
         )
         self._clock = clock
         self._metrics = metrics
-        self._max_pending = max_pending
         self._probe_seconds = probe_seconds
-        self._pending: deque[_Pending] = deque()
-        self._wake = asyncio.Event()
-        self._closing = False
+        self._backlog = Backlog(most=max_pending, metrics=metrics)
         self._state = TrailState(healthy=False, reason="not started", since=clock.now())
-        self._refused = 0
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -135,37 +122,28 @@ class Trail:
             AuditUnavailableError: It is not known to be durable, so nothing may be revealed.
 
         """
-        if self._closing or not self._state.healthy:
-            self._refused += 1
-            raise AuditUnavailableError(_CLOSED if self._closing else self._state.reason)
-        if len(self._pending) >= self._max_pending:
-            self._refused += 1
-            message = "too many events wait for the audit trail"
-            raise AuditUnavailableError(message)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending.append(_Pending(event, milliseconds(self._clock), done))
-        self._wake.set()
-        await done
+        if not self._state.healthy and not self._backlog.closed:
+            raise self._backlog.refusal(self._state.reason)
+        await self._backlog.add(event, milliseconds(self._clock))
 
     async def close(self) -> None:
         """Make durable what waits, sign a last checkpoint, and close the store; a second call does nothing."""
         if self._task is None:
             return
-        self._closing = True
-        self._wake.set()
+        self._backlog.close()
         task, self._task = self._task, None
         try:
             # A cancelled closer must not cancel the owner of the chain in the middle of a commit.
             await asyncio.shield(task)
             await self._checkpoint()
         finally:
-            self._fail_pending(_CLOSED)
-            self._set_state(healthy=False, reason=_CLOSED)
+            self._backlog.refuse_all(CLOSED)
+            self._set_state(healthy=False, reason=CLOSED)
             await self._writer.aclose()
 
     async def _run(self) -> None:
         """Own the chain until the trail closes and nothing waits."""
-        while not (self._closing and not self._pending):
+        while self._backlog or not self._backlog.closed:
             try:
                 await self._step()
             except Exception as error:  # noqa: BLE001  The owner of the chain must outlive every defect, or all callers wait for ever.
@@ -175,41 +153,31 @@ class Trail:
 
     async def _step(self) -> None:
         if not self._state.healthy:
-            if self._closing:
-                self._fail_pending(_CLOSED)
+            if self._backlog.closed:
+                self._backlog.refuse_all(CLOSED)
                 return
-            await self._wait(self._probe_seconds)
+            await self._backlog.wait(self._probe_seconds)
             await self._probe()
             return
-        if not self._pending:
-            await self._wait(self._checkpoints.seconds_until_due(self._writer.head))
-        batch = [self._pending.popleft() for _ in range(min(MAX_COMMIT, len(self._pending)))]
-        self._metrics.audit_pending(len(self._pending))
+        if not self._backlog:
+            await self._backlog.wait(self._checkpoints.seconds_until_due(self._writer.head))
+        batch = self._backlog.take()
         if batch:
             await self._commit_batch(batch)
         if self._checkpoints.seconds_until_due(self._writer.head) <= 0:
             await self._checkpoint()
 
-    async def _wait(self, seconds: float) -> None:
-        """Wait for an event, for the end, or for `seconds`."""
-        self._wake.clear()
-        if self._pending or self._closing:
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(seconds, 0.0)):
-                await self._wake.wait()
-
-    async def _commit_batch(self, batch: list[_Pending]) -> None:
+    async def _commit_batch(self, batch: Sequence[Waiting]) -> None:
         try:
-            await self._writer.write([(pending.event, pending.time_ms) for pending in batch])
+            await self._writer.write([(waiting.event, waiting.time_ms) for waiting in batch])
         except AuditUnavailableError as error:
-            self._settle(batch, error.detail)
+            self._backlog.settle(batch, error.detail)
             self._fail(error.detail)
         except Exception:
-            self._settle(batch, "the audit trail met a defect")
+            self._backlog.settle(batch, "the audit trail met a defect")
             raise
         else:
-            self._settle(batch, None)
+            self._backlog.settle(batch, None)
 
     async def _probe(self) -> None:
         """Try to write a real record, which says how long nothing could be written."""
@@ -220,14 +188,14 @@ class Trail:
                 kind=EventKind.CHECKPOINT,
                 outcome=Outcome.FAILURE,
                 reason="recovered",
-                details={"failed_since": rfc3339(int(outage.since * 1000)), "refused_events": self._refused},
+                details={"failed_since": rfc3339(int(outage.since * 1000)), "refused_events": self._backlog.refused},
             )
             await self._writer.write([(event, milliseconds(self._clock))])
         except AuditUnavailableError as error:
             self._metrics.audit_failure()
             self._set_state(healthy=False, reason=error.detail)
             return
-        self._refused = 0
+        self._backlog.refused = 0
         self._set_state(healthy=True, reason="")
         _LOG.warning("audit_recovered", failed_since=rfc3339(int(outage.since * 1000)))
 
@@ -246,24 +214,7 @@ class Trail:
         self._metrics.audit_failure()
         self._set_state(healthy=False, reason=reason)
         _LOG.error("audit_failed", reason=reason, effect="nothing is revealed")
-        self._fail_pending(reason)
-
-    def _fail_pending(self, reason: str) -> None:
-        batch = list(self._pending)
-        self._pending.clear()
-        self._metrics.audit_pending(0)
-        self._settle(batch, reason)
-
-    def _settle(self, batch: list[_Pending], reason: str | None) -> None:
-        """Let the callers of `batch` go on; those that were cancelled are gone already."""
-        for pending in batch:
-            if pending.done.done():
-                continue
-            if reason is None:
-                pending.done.set_result(None)
-            else:
-                self._refused += 1
-                pending.done.set_exception(AuditUnavailableError(reason))
+        self._backlog.refuse_all(reason)
 
     def _set_state(self, *, healthy: bool, reason: str) -> None:
         since = self._state.since if healthy == self._state.healthy else self._clock.now()

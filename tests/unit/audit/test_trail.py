@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from broker.audit.backlog import MAX_COMMIT
 from broker.audit.chain import record_hash
 from broker.audit.checkpoint import load_or_create_checkpoint_key, notes_in, open_note
-from broker.audit.trail import MAX_COMMIT, Trail
+from broker.audit.trail import Trail
 from broker.errors import AuditUnavailableError, SettingsInvalidError
 from tests.trails import MemoryStore, build, event, running
 from tests.waiting import until
