@@ -8,6 +8,8 @@ exception. Nothing here knows HTTP; `web/problems.py` maps codes to statuses.
 from enum import StrEnum
 from typing import ClassVar
 
+from broker.source_words import SourceWords
+
 
 class BrokerError(Exception):
     """The root of the family; catch it to catch every refusal of the broker and no bug."""
@@ -135,7 +137,15 @@ class ScopeRefusedError(BrokerError):
 
 
 class FetchError(BrokerError):
-    """A source was asked and gave no value; the subclass says what that means."""
+    """A source was asked and gave no value; the subclass says what that means.
+
+    `words` are the source's own, for the audit record alone; None when it did not say so, or not in words.
+    """
+
+    def __init__(self, detail: str, *, words: SourceWords | None = None) -> None:
+        """Keep what the source said."""
+        super().__init__(detail)
+        self.words = words
 
 
 class MissingPart(StrEnum):
@@ -155,9 +165,9 @@ class SecretMissingError(FetchError):
 
     code = "secret_missing"
 
-    def __init__(self, detail: str, *, part: MissingPart) -> None:
+    def __init__(self, detail: str, *, part: MissingPart, words: SourceWords | None = None) -> None:
         """Keep which part is missing."""
-        super().__init__(detail)
+        super().__init__(detail, words=words)
         self.part = part
 
 
@@ -176,9 +186,9 @@ class SourceUnavailableError(FetchError):
     code = "source_unavailable"
     was_asked: ClassVar[bool] = True
 
-    def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, detail: str, *, retry_after: float | None = None, words: SourceWords | None = None) -> None:
         """Keep when asking again may help."""
-        super().__init__(detail)
+        super().__init__(detail, words=words)
         self.retry_after = retry_after
 
 

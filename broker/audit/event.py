@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 from broker.escape import clean
+from broker.source_words import SourceWords
 
 MAX_REFERENCE_CHARACTERS: Final = 1024
 MAX_INTEGER: Final = 2**53 - 1
@@ -64,6 +65,7 @@ class ReferenceRecord:
         upstream_request: The source's own id of the read.
         owner: Who answers for the secret, in its own metadata.
         classification: How much harm it can do, in its own metadata.
+        words: What the source was asked and what it said, where it refused; that type can hold no value.
         json: Its canonical form, made here once: the same answer is recorded again and again.
 
     """
@@ -77,11 +79,15 @@ class ReferenceRecord:
     upstream_request: str = ""
     owner: str = ""
     classification: str = ""
+    words: SourceWords | None = None
     json: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Make the canonical form."""
         texts = {name: getattr(self, name) for name in _REFERENCE_MEMBERS}
+        if self.words is not None:
+            texts |= {"upstream_asked": self.words.asked, "upstream_said": self.words.said}
+            texts["upstream_request"] = self.words.request
         filled = {name: clean(text, limit=MAX_REFERENCE_CHARACTERS) for name, text in texts.items() if text}
         object.__setattr__(self, "json", _ENCODE(filled))
 

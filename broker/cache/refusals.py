@@ -44,7 +44,7 @@ class Refusals:
         if left <= 0 or now - refusal.at > max(max_age, _YOUNG_SECONDS):
             return None
         if isinstance(refusal.error, SourceUnavailableError):
-            return SourceUnavailableError(refusal.error.detail, retry_after=left)
+            return SourceUnavailableError(refusal.error.detail, retry_after=left, words=refusal.error.words)
         return refusal.error
 
     def keep(self, source: Source, error: FetchError) -> float:

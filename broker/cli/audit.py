@@ -130,7 +130,8 @@ def _line(record: TrailRecord) -> str:
 
 def _reference(entry: dict[str, Any]) -> str:
     why = f"({entry['reason']})" if entry.get("reason") else ""
-    return f"{entry['reference']}={entry['status']}{why}"
+    said = f" [{entry['upstream_asked']}: {entry['upstream_said']}]" if entry.get("upstream_said") else ""
+    return f"{entry['reference']}={entry['status']}{why}{said}"
 
 
 def _verify(reader: TrailReader, arguments: argparse.Namespace) -> int:

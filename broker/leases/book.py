@@ -9,12 +9,13 @@ from typing import Final
 
 from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
 from broker.clock import Clock
-from broker.errors import AuditUnavailableError, StateUnavailableError
+from broker.errors import AuditUnavailableError, StateUnavailableError, UpstreamDeniedError
 from broker.identity import IdentityKind
 from broker.leases.held import Held, LeaseKey
 from broker.leases.record import LeaseReason, LeaseState, LeaseStore
 from broker.logs import EventLogger
 from broker.series.upstream import LeaseSeries
+from broker.source_words import SourceWords
 
 _LOG: Final = EventLogger("broker.leases")
 
@@ -188,10 +189,10 @@ class LeaseBook:
         except (StateUnavailableError, AuditUnavailableError) as error:
             _LOG.error("lease_not_kept", lease=held.record.id, reason=error.detail)
 
-    async def tell_denied(self, held: Held) -> None:
+    async def tell_denied(self, held: Held, denial: UpstreamDeniedError) -> None:
         """Put on record that the back end does not let the broker revoke `held`, which goes on being valid."""
         try:
-            await self._tell(held, "revoke_denied", outcome=Outcome.FAILURE)
+            await self._tell(held, "revoke_denied", outcome=Outcome.FAILURE, words=denial.words)
         except AuditUnavailableError as error:
             _LOG.error("lease_not_on_record", lease=held.record.id, reason=error.detail)
 
@@ -241,7 +242,9 @@ class LeaseBook:
     def _count(self) -> None:
         self._metrics.leases_active(len(self._live))
 
-    async def _tell(self, held: Held, event: str, *, outcome: Outcome = Outcome.SUCCESS) -> None:
+    async def _tell(
+        self, held: Held, event: str, *, outcome: Outcome = Outcome.SUCCESS, words: SourceWords | None = None
+    ) -> None:
         record = held.record
         self._metrics.lease(provider=record.provider, event=event)
         await self._trail.append(
@@ -250,7 +253,9 @@ class LeaseBook:
                 outcome=outcome,
                 identity=record.identity,
                 reason=event,
-                references=(ReferenceRecord(reference=record.source, status=event, reason=record.reason.value),),
+                references=(
+                    ReferenceRecord(reference=record.source, status=event, reason=record.reason.value, words=words),
+                ),
                 details={"lease": record.id},
             )
         )

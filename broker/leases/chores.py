@@ -118,9 +118,12 @@ class Chores:
                 await self._book.forget(held, "ended")
                 return
             if not held.attempts:
-                _LOG.warning("lease_not_revoked", lease=record.id, reason=error.detail, effect="it is tried again")
+                said = "" if error.words is None else error.words.said
+                _LOG.warning(
+                    "lease_not_revoked", lease=record.id, reason=error.detail, said=said, effect="it is tried again"
+                )
             if isinstance(error, UpstreamDeniedError) and not isinstance(held.failure, UpstreamDeniedError):
-                await self._book.tell_denied(held)
+                await self._book.tell_denied(held, error)
             held.failure = error
             held.attempts += 1
             self._book.remind(held, self._clock.monotonic() + _pause(held.attempts))

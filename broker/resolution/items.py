@@ -131,7 +131,9 @@ def failed_item(text: str, reference: Reference, decision: Allow, scheme: str, e
         detail=error.detail,
         retry_after=error.retry_after if isinstance(error, SourceUnavailableError) else None,
     )
-    record = ReferenceRecord(reference=reference.text, status=status, reason=reason, rule=decision.rule)
+    record = ReferenceRecord(
+        reference=reference.text, status=status, reason=reason, rule=decision.rule, words=error.words
+    )
     return Item(scheme, refused, record)
 
 

@@ -82,6 +82,9 @@ def agent_get(broker: RunningBroker, *arguments: str) -> subprocess.CompletedPro
     )
 
 
+# What the store's own error echoes, when its database can't be reached; no value, and as foreign to every record.
+ECHOED = "kanarie4711geheim"
+CREDENTIAL = "vault:database/creds/app#password"
 CERTIFICATE = "vault:pki/issue/agent?common_name=a.example#private_key"
 
 
@@ -95,10 +98,25 @@ def leased_value(broker: RunningBroker) -> bytes:
     tell("POST", "sys/mounts/pki", {"type": "pki"})
     tell("POST", "pki/root/generate/internal", {"common_name": "canary", "ttl": "24h"})
     tell("POST", "pki/roles/agent", {"allowed_domains": "a.example", "allow_bare_domains": True, "max_ttl": "1h"})
-    rule = 'path "pki/issue/agent" { capabilities = ["update"] }'
-    tell("PUT", "sys/policies/acl/broker", {"policy": BROKER_RULES_IN_THE_STORE + rule})
+    tell("POST", "sys/mounts/database", {"type": "database"})
+    connection = {
+        "plugin_name": "postgresql-database-plugin",
+        "allowed_roles": "app",
+        "username": ECHOED,
+        "password": "x",
+        "verify_connection": False,
+        "connection_url": "user='{{username}}' password='{{password}}' host=127.0.0.1 port=1 dbname=app",
+    }
+    tell("POST", "database/config/pg", connection)
+    tell("POST", "database/roles/app", {"db_name": "pg", "creation_statements": ["x"]})
+    rules = """
+path "pki/issue/agent" { capabilities = ["update"] }
+path "database/creds/app" { capabilities = ["read"] }
+"""
+    tell("PUT", "sys/policies/acl/broker", {"policy": BROKER_RULES_IN_THE_STORE + rules})
     policy = place.settings_file.with_name("policy.yaml")
-    policy.write_text(policy.read_text().replace('"env:LOGFLUX_PAT"', f'"env:LOGFLUX_PAT", "{CERTIFICATE}"'))
+    allowed = f'"env:LOGFLUX_PAT", "{CERTIFICATE}", "{CREDENTIAL}"'
+    policy.write_text(policy.read_text().replace('"env:LOGFLUX_PAT"', allowed))
     wait_until(lambda: broker.resolve(CERTIFICATE).status == 200)
     [result] = broker.resolve(CERTIFICATE).json["results"]
     assert result["lease"]["id"].startswith("lease_")
@@ -125,6 +143,7 @@ def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: Running
         broker.resolve("vault:secret/logflux?version=99#api_key"),
         broker.resolve("vault:secret/logflux#/api_key/deeper"),
         broker.resolve(CERTIFICATE, agent="stranger"),
+        broker.resolve(CREDENTIAL),
         broker.send("GET", "/v1/leases", None, headers={}),
         broker.send("DELETE", "/v1/leases/lease_nothing", None, headers={}),
         broker.resolve("env:LOGFLUX_PAT", token=f"{base64.urlsafe_b64encode(CANARY.encode()).decode()}.e30.e30"),
@@ -179,6 +198,8 @@ def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: Running
     assert found_in(places) == []
     assert len(leased) == 64
     assert [place for place, content in places.items() if leased in content] == []
+    assert b"failed to connect to" in places["audit search"]
+    assert [place for place, content in places.items() if ECHOED.encode() in content] == []
     # What proves the broker to its store opens more than any value.
     credential = (broker.place.directory / "secret_id").read_bytes()
     assert [place for place, content in places.items() if credential in content] == []

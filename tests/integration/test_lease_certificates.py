@@ -157,8 +157,11 @@ def test_a_store_that_does_not_let_the_broker_revoke_is_told_of_in_answer_metric
             lines = audit(broker, "search", "--type", "lease", "--outcome", "failure", "--json").stdout.splitlines()
             events = [json.loads(line) for line in lines]
             # The trail is that of all tests here.
-            about = [event["reason"] for event in events if event["details"]["lease"] == lease]
-            assert about == ["revoke_denied"]
+            [about] = [event for event in events if event["details"]["lease"] == lease]
+            [refused] = about["references"]
+            assert (about["reason"], refused["upstream_asked"]) == ("revoke_denied", "POST pki/revoke")
+            assert refused["upstream_said"] == "403 permission denied"
+            assert '"said":"403 permission denied"' in broker.log
             # It is handed out no longer all the same.
             assert certificate(broker.resolve(CERTIFICATE)) != serial
         finally:

@@ -1,6 +1,7 @@
 """A store that is not as it should be, from the start or later: the broker runs, says what is wrong, and heals."""
 
 import http.server
+import json
 import socket
 import socketserver
 import ssl
@@ -16,7 +17,7 @@ from broker.cli.sandbox import Sandbox, sandbox
 from broker.pki.authority import issue_certificate
 from tests.answering import answering
 from tests.mounting import needs_mount
-from tests.running import RunningBroker, serving
+from tests.running import RunningBroker, audit, serving
 from tests.vaults import private
 from tests.waiting import wait_until
 
@@ -226,7 +227,7 @@ def test_a_refused_token_is_replaced_and_a_refused_credential_is_told_until_it_i
     assert new not in broker.log
 
 
-def test_a_path_that_the_store_denies_is_denied_and_readiness_is_not_touched(broker: RunningBroker) -> None:
+def test_a_path_that_the_store_denies_is_denied_in_the_stores_words_on_record_alone(broker: RunningBroker) -> None:
     rules = broker.place.ask_store("GET", "sys/policies/acl/broker")["data"]["policy"]
     elsewhere = 'path "secret/data/other" { capabilities = ["read"] }'
     broker.place.ask_store("PUT", "sys/policies/acl/broker", {"policy": elsewhere})
@@ -235,5 +236,17 @@ def test_a_path_that_the_store_denies_is_denied_and_readiness_is_not_touched(bro
         assert denied.status == 403
         assert denied.json["results"][0]["code"] == "upstream_denied"
         assert broker.operations("/readyz").status == 200
+        again = broker.resolve(THIRD)
+        found = audit(broker, "search", "--type", "resolve", "--limit", "2", "--json").stdout
+        for record in map(json.loads, found.splitlines()):
+            [refused] = record["references"]
+            # The second is answered from memory, and told in the same words.
+            assert (refused["reason"], refused["upstream_asked"]) == ("upstream_denied", "GET secret/data/logflux")
+            assert refused["upstream_said"] == "403 permission denied"
+        assert f"{THIRD}=denied(upstream_denied) [GET secret/data/logflux: 403 permission denied]" in (
+            audit(broker, "search", "--type", "resolve", "--limit", "2").stdout
+        )
+        told = (denied.body, again.body, broker.operations("/metrics").body, broker.log.encode())
+        assert not [text for text in told if b"permission denied" in text or b"secret/data" in text]
     finally:
         broker.place.ask_store("PUT", "sys/policies/acl/broker", {"policy": rules})

@@ -32,6 +32,7 @@ from broker.resolution.items import DENIED_DETAIL
 from broker.resolution.results import Granted, Refused, Require, Resolution
 from broker.resolve import ResolveReferences, Wishes
 from broker.secret import Facts, Reading, SecretDocument, SecretValue
+from broker.source_words import SourceWords
 from broker.sources import Sources
 from broker.throttle import Throttle
 from broker.tokens import TokenClaims
@@ -270,6 +271,16 @@ async def test_each_failure_of_a_source_has_its_status(
     assert (result.status, result.code) == (status, code)
     assert result.retry_after == getattr(error, "retry_after", None)
     assert bench.trail.events[0].references[0].reason == reason
+
+
+async def test_what_a_source_said_is_on_record_each_time_and_never_in_the_answer(bench: Bench) -> None:
+    words = SourceWords(asked="GET secret/data/app", status=500, texts=["permission denied"])
+    bench.vault.sources["secret/app"] = SourceUnavailableError("a", words=words)
+    # The second one is answered from memory.
+    answers = [await bench.ask(KEY), await bench.ask(KEY)]
+    assert len(bench.vault.fetched) == 1
+    assert [event.references[0].words for event in bench.trail.events] == [words, words]
+    assert "permission denied" not in repr(answers)
 
 
 async def test_a_source_that_is_refused_by_its_provider_is_not_read(bench: Bench) -> None:

@@ -7,6 +7,7 @@ that this package calls were tried.
 
 from functools import partial
 from typing import Any, Final
+from urllib.parse import unquote
 
 import hvac
 import hvac.adapters
@@ -80,7 +81,8 @@ class AsyncAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no 
             )
             raise SourceUnavailableError(message)
         if response.status >= _ERRORS:
-            raise StoreAnswerError(response.status, response.document, response.retry_after)
+            asked = f"{request.method} {_path_of(request)}"
+            raise StoreAnswerError(response.status, response.document, response.retry_after, asked=asked)
         if response.raw is not None:
             return response.raw
         return response.document if response.document is not None else response.status
@@ -97,6 +99,13 @@ class AsyncAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no 
         if use_token:
             self.token = self.get_login_token(document)
         return document
+
+
+def _path_of(request: StoreRequest) -> str:
+    """Return the whole path of a request as a policy of the store would name it."""
+    namespace = request.place.namespace.strip("/")
+    path = unquote(request.path.removeprefix("/v1/"))
+    return f"{namespace}/{path}" if namespace else path
 
 
 def make_client(*, settings: VaultSettings, transport: StoreTransport, token: str | None) -> Any:  # noqa: ANN401  hvac has no types.

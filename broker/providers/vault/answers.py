@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from broker.errors import FetchError, MissingPart, SecretMissingError, SourceUnavailableError
+from broker.source_words import SourceWords
 
 NO_CONTENT: Final = 204
 BAD_REQUEST: Final = 400
@@ -43,19 +44,29 @@ _STATES: Final = (
 
 
 class StoreAnswerError(Exception):
-    """The store answered with an error status; `document` is its JSON, or None when it sent none."""
+    """The store answered with an error status; `document` is its JSON, or None when it sent none.
 
-    def __init__(self, status: int, document: Any, retry_after: float | None) -> None:  # noqa: ANN401  JSON can be anything.
+    `asked` names the request, without parameters.
+    """
+
+    def __init__(self, status: int, document: Any, retry_after: float | None, *, asked: str) -> None:  # noqa: ANN401  JSON can be anything.
         """Keep the answer; the text of this exception names the status alone."""
         super().__init__(f"the store answered {status}")
         self.status = status
         self.document = document
         self.retry_after = retry_after
+        self.asked = asked
 
     @property
     def errors(self) -> tuple[str, ...]:
         """Return the store's `errors`, empty when it sent none."""
         return _errors(self.document)
+
+    @property
+    def words(self) -> SourceWords:
+        """Return what the store said, for the audit record."""
+        request = self.document.get("request_id") if isinstance(self.document, dict) else None
+        return SourceWords(asked=self.asked, status=self.status, texts=self.errors, request=str(request or ""))
 
     @property
     def says_policy(self) -> bool:
@@ -71,15 +82,15 @@ class StoreAnswerError(Exception):
 class WrongEngineError(SecretMissingError):
     """The answer is not of the engine that was asked: the mount is gone, or became another one."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: SourceWords) -> None:
         """Say what the store says when it is true."""
-        super().__init__("nothing is mounted there", part=MissingPart.MOUNT)
+        super().__init__("nothing is mounted there", part=MissingPart.MOUNT, words=words)
 
 
 def read_error(error: StoreAnswerError, *, versioned: bool) -> FetchError:
     """Return what the error answer to the read of a secret means; `versioned` when a version was asked for."""
     if error.status == METHOD_NOT_ALLOWED:
-        return WrongEngineError()
+        return WrongEngineError(error.words)
     if error.status != NOT_FOUND or error.says("namespace not found"):
         return unavailable(error)
     return _not_found(error, error.document if isinstance(error.document, dict) else {}, versioned=versioned)
@@ -87,20 +98,21 @@ def read_error(error: StoreAnswerError, *, versioned: bool) -> FetchError:
 
 def _not_found(error: StoreAnswerError, document: dict[str, Any], *, versioned: bool) -> FetchError:
     if error.says("no handler for route") or document.get("warnings"):
-        return WrongEngineError()
+        return WrongEngineError(error.words)
     envelope = document.get("data")
     metadata = envelope.get("metadata") if isinstance(envelope, dict) else None
     if isinstance(metadata, dict):
         if metadata.get("destroyed"):
-            return SecretMissingError("this version was destroyed", part=MissingPart.DESTROYED)
+            return SecretMissingError("this version was destroyed", part=MissingPart.DESTROYED, words=error.words)
         message = "this version was deleted; it can be undeleted in the store"
-        return SecretMissingError(message, part=MissingPart.DELETED)
+        return SecretMissingError(message, part=MissingPart.DELETED, words=error.words)
     if "errors" not in document:
         # A 404 of something else: a proxy in front, a web server.
         return bad_answer()
     if versioned:
-        return SecretMissingError("there is no such version of this secret", part=MissingPart.VERSION)
-    return SecretMissingError("there is no secret at this path", part=MissingPart.PATH)
+        message = "there is no such version of this secret"
+        return SecretMissingError(message, part=MissingPart.VERSION, words=error.words)
+    return SecretMissingError("there is no secret at this path", part=MissingPart.PATH, words=error.words)
 
 
 def is_outage(status: int, document: Any) -> bool:  # noqa: ANN401  JSON can be anything.
@@ -127,7 +139,8 @@ def is_health(document: Any) -> bool:  # noqa: ANN401  As above.
 
 def unavailable(error: StoreAnswerError) -> SourceUnavailableError:
     """Return the error for an answer that says nothing about the secret."""
-    return SourceUnavailableError(state_of(error.status, error.document), retry_after=error.retry_after)
+    state = state_of(error.status, error.document)
+    return SourceUnavailableError(state, retry_after=error.retry_after, words=error.words)
 
 
 def state_of(status: int, document: Any) -> str:  # noqa: ANN401  As above.

@@ -105,25 +105,31 @@ class Belief:
         """
         try:
             return await self._mounts.of(source.path)
-        except UpstreamDeniedError:
+        except UpstreamDeniedError as denial:
             # The store does not tell a mount that is not there from one without a right. Its path may, to a token
             # whose policy covers it.
-            if await self._nothing_is_mounted(source.path):
-                raise WrongEngineError from None
+            await self._require_mounted(source.path)
             message = "the store denies the broker this path, or nothing is mounted there"
-            raise UpstreamDeniedError(message) from None
+            raise UpstreamDeniedError(message, words=denial.words) from None
 
-    async def _nothing_is_mounted(self, path: str) -> bool:
+    async def _require_mounted(self, path: str) -> None:
+        """Return when something may be mounted at `path`.
+
+        Raises:
+            WrongEngineError: Nothing is.
+            SourceUnavailableError: The store can't be asked.
+
+        """
         try:
             await self._questions.get(format_url("/v1/{}", path), mount=path.partition("/")[0])
         except StoreAnswerError as error:
             if is_shut_place(error.status, error.document):
                 # Nobody's rights can be seen in a namespace that is shut, and none is denied there.
                 raise unavailable(error) from None
-            return error.status == NOT_FOUND and error.says("no handler for route")
+            if error.status == NOT_FOUND and error.says("no handler for route"):
+                raise WrongEngineError(error.words) from None
         except UpstreamDeniedError:
-            return False
-        return False
+            return
 
     async def _look_again(self, mount: Mount, source: Source, refusal: FetchError) -> Mount:
         try:
@@ -131,7 +137,7 @@ class Belief:
         except UpstreamDeniedError:
             if isinstance(refusal, WrongEngineError):
                 message = "the secrets engine that was mounted there is gone"
-                raise SourceUnavailableError(message) from None
+                raise SourceUnavailableError(message, words=refusal.words) from None
             raise refusal from None
 
     async def _run_again(self, source: Source, read: Read, absence: SecretMissingError) -> Reading:

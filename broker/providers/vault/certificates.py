@@ -56,12 +56,12 @@ class Certificate:
             if error.status != BAD_REQUEST or not error.says("not found"):
                 raise unavailable(error) from None
             message = "the store keeps no such certificate (its role has no_store), so it can't revoke it"
-            raise UpstreamDeniedError(message) from None
-        except UpstreamDeniedError:
+            raise UpstreamDeniedError(message, words=error.words) from None
+        except UpstreamDeniedError as error:
             message = (
                 f"the store does not let the broker revoke certificates; its role needs update on {self.mount}/revoke"
             )
-            raise UpstreamDeniedError(message) from None
+            raise UpstreamDeniedError(message, words=error.words) from None
 
     async def check(self, call: Call) -> None:
         """Return when it is not revoked, as far as the store can tell.

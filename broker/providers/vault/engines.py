@@ -104,16 +104,19 @@ def call_of(mount: Mount, source: Source) -> EngineCall:
 def engine_error(error: StoreAnswerError, mount: Mount) -> FetchError:
     """Return what the error answer of an engine means."""
     if error.status == BAD_REQUEST and any(error.says(text) for text in _ABSENT):
-        return SecretMissingError(f"the {mount.kind} engine has no such role or key", part=MissingPart.PATH)
+        message = f"the {mount.kind} engine has no such role or key"
+        return SecretMissingError(message, part=MissingPart.PATH, words=error.words)
     if error.status == BAD_REQUEST and not (error.says("resume service") or error.says("one use left")):
-        return SecretUnusableError(
+        message = (
             f"the {mount.kind} engine refuses what the reference asks for: look at its parameters and at its role there"
         )
+        return SecretUnusableError(message, words=error.words)
     if error.status == METHOD_NOT_ALLOWED:
-        return SecretUnusableError(f"this path of a {mount.kind} engine answers no read")
+        message = f"this path of a {mount.kind} engine answers no read"
+        return SecretUnusableError(message, words=error.words)
     if error.status == SERVER_FAULT and not is_outage(error.status, error.document) and mount.kind == "database":
         message = "the store can't make a credential: the database behind it may be away, or its connection is wrong"
-        return SourceUnavailableError(message)
+        return SourceUnavailableError(message, words=error.words)
     return read_error(error, versioned=False) if error.status == NOT_FOUND else unavailable(error)
 
 

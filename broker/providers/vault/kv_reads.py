@@ -73,7 +73,7 @@ class KvReads:
             if below.startswith(_API_PREFIXES) and not isinstance(error, WrongEngineError):
                 prefix = below.partition("/")[0]
                 message = f"the mount is KV version 2, where the broker adds {prefix}/ by itself; leave out {prefix}/"
-                raise SecretMissingError(message, part=MissingPart.PATH) from None
+                raise SecretMissingError(message, part=MissingPart.PATH, words=error.words) from None
             if getattr(error, "part", None) is not MissingPart.VERSION:
                 raise
             refusal = error

@@ -61,7 +61,7 @@ class StoreLeases:
             if error.status != BAD_REQUEST:
                 raise unavailable(error) from None
             message = "the store has no such token role, or it gives no token; look at providers.vault.lease_token_role"
-            raise SourceUnavailableError(message) from None
+            raise SourceUnavailableError(message, words=error.words) from None
         except (KeyError, TypeError):
             raise bad_answer() from None
 
@@ -82,7 +82,7 @@ class StoreLeases:
         except StoreAnswerError as error:
             if error.status == FORBIDDEN:
                 message = "the store denies this to the tokens of the lease role; look at its allowed_policies there"
-                raise UpstreamDeniedError(message) from None
+                raise UpstreamDeniedError(message, words=error.words) from None
             raise
         return _document(document)
 
@@ -126,7 +126,7 @@ class StoreLeases:
             # A refusal says little: the role may be gone, or the database away, while the lease lives on.
             given = await self.look_up(grip)
             message = "the store does not renew the lease now"
-            raise SourceUnavailableError(message, retry_after=min(given / 3, 30.0)) from None
+            raise SourceUnavailableError(message, retry_after=min(given / 3, 30.0), words=error.words) from None
         except (KeyError, TypeError, ValueError):
             raise bad_answer() from None
         lives = min(self._ends.extend(grip.handle, seconds=given), parent)
@@ -152,7 +152,7 @@ class StoreLeases:
             if error.status != BAD_REQUEST:
                 raise unavailable(error) from None
             message = "the store can't revoke the lease now; what it opens may be away"
-            raise SourceUnavailableError(message) from None
+            raise SourceUnavailableError(message, words=error.words) from None
 
     async def look_up(self, grip: Grip) -> float:
         """Return the seconds that the lease has left. Raises: as `Leasing.look_up`."""

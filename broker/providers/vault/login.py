@@ -98,10 +98,10 @@ class StoreLogin:
             except StoreAnswerError as error:
                 if error.status != FORBIDDEN:
                     raise
-                says_policy = error.says_policy
-            if await self._is_good(session, recent_proof_will_do=says_policy):
+                refusal = error
+            if await self._is_good(session, recent_proof_will_do=refusal.says_policy):
                 message = "the store denies the broker this path; look at the policy of the broker's role there"
-                raise UpstreamDeniedError(message)
+                raise UpstreamDeniedError(message, words=refusal.words)
             session = await self._replace(session)
         message = "the store refuses the broker's new token too"
         raise SourceUnavailableError(message, retry_after=_PROOF_SECONDS)
@@ -216,6 +216,7 @@ class StoreLogin:
             session = await self._log_in_with(credential)
         except StoreAnswerError as error:
             if error.status in {BAD_REQUEST, FORBIDDEN}:
+                _LOG.warning("store_login_refused", said=error.words.said)
                 raise self._gate.refused(credential, status=error.status) from None
             raise self._gate.failed(unavailable(error)) from None
         except HeldBackError:

@@ -85,7 +85,7 @@ class LoginGate:
         pause = max(min(self._backoff.failed(), limit_seconds), error.retry_after or 0.0)
         self._not_before = self._clock.monotonic() + pause
         self._last = error.detail
-        return SourceUnavailableError(error.detail, retry_after=pause)
+        return SourceUnavailableError(error.detail, retry_after=pause, words=error.words)
 
     def _begin_anew(self) -> None:
         self._refusals = 0

@@ -107,7 +107,9 @@ async def test_a_leader_that_is_found_again_makes_it_believed(
 
 
 @pytest.mark.parametrize(
-    "fault", [UpstreamDeniedError("no right to renew"), StoreAnswerError(400, {}, None)], ids=["denied", "refused"]
+    "fault",
+    [UpstreamDeniedError("no right to renew"), StoreAnswerError(400, {}, None, asked="")],
+    ids=["denied", "refused"],
 )
 async def test_a_token_that_can_not_be_renewed_tells_nothing(
     fault: Exception, watch: LeaderWatch, clock: Seen, standby: Standby
@@ -123,6 +125,6 @@ async def test_a_token_that_can_not_be_renewed_tells_nothing(
 async def test_a_store_without_a_leader_says_so_with_500_too(watch: LeaderWatch, clock: Seen, standby: Standby) -> None:
     await watch.look(standby)
     clock.advance(31)
-    standby.fault = StoreAnswerError(500, {}, None)
+    standby.fault = StoreAnswerError(500, {}, None, asked="")
     with pytest.raises(SourceUnavailableError, match="standby without a leader"):
         await watch.look(standby)
