@@ -1,11 +1,11 @@
 """Who asks, proved before anything is answered: by certificate, policy and token, and not more often than it may."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
-from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome
+from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
 from broker.clock import Clock
 from broker.errors import (
     IdentityRefusedError,
@@ -20,6 +20,7 @@ from broker.policy.decision import Context, Decision
 from broker.reference import Reference
 from broker.throttle import Throttle
 from broker.tokens import TokenClaims
+from broker.trace_context import audit_details
 
 Address = IPv4Address | IPv6Address
 
@@ -70,6 +71,23 @@ class Admitted:
     context: Context
     peer: PeerIdentity
     ends_at: float
+
+    def event(
+        self, kind: EventKind, outcome: Outcome, *, reason: str, references: Iterable[ReferenceRecord]
+    ) -> AuditEvent:
+        """Return the event of what became of what it asked for."""
+        return AuditEvent(
+            kind=kind,
+            outcome=outcome,
+            identity=self.peer.name,
+            environment=self.environment,
+            address=self.address,
+            request=self.request,
+            reason=reason,
+            token=self.token,
+            references=tuple(references),
+            details=audit_details(),
+        )
 
 
 class Admission:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from broker.admission import Address, Admission, Admitted, Policy, PolicySource
-from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
+from broker.audit.event import EventKind, EventSink, Outcome, ReferenceRecord
 from broker.cache.remembered import Cached
 from broker.errors import FetchError, MalformedReferenceError, ReferenceCountError
 from broker.identity import PeerIdentity
@@ -32,7 +32,6 @@ from broker.resolution.items import (
 from broker.resolution.previous import overlaps_of
 from broker.resolution.results import Granted, Require, Resolution
 from broker.sources import Freshness, Sources
-from broker.trace_context import audit_details
 
 _MAX_PARSED: Final = 4096
 
@@ -200,24 +199,15 @@ class ResolveReferences:
         revealed = resolution.complete and any(isinstance(item.result, Granted) for item in items)
         if not revealed:
             items = [item.withheld() if isinstance(item.result, Granted) else item for item in items]
-        event = AuditEvent(
-            kind=EventKind.RESOLVE,
-            outcome=Outcome.SUCCESS if revealed else Outcome.FAILURE,
-            identity=asker.peer.name,
-            environment=asker.environment,
-            address=asker.address,
-            request=asker.request,
-            reason=resolution.worst or "",
-            token=asker.token,
-            references=tuple(_records(items)),
-            details=audit_details(),
+        outcome = Outcome.SUCCESS if revealed else Outcome.FAILURE
+        await self._trail.append(
+            asker.event(EventKind.RESOLVE, outcome, reason=resolution.worst or "", references=_records(items))
         )
-        await self._trail.append(event)
         # Counted when it is durable: a withheld value was not answered.
         counts: dict[tuple[str, str], int] = {}
         for item in items:
-            outcome = (item.scheme, item.record.status)
-            counts[outcome] = counts.get(outcome, 0) + 1
+            counted = (item.scheme, item.record.status)
+            counts[counted] = counts.get(counted, 0) + 1
         for (scheme, status), count in counts.items():
             if status != WITHHELD:
                 self._metrics.references(provider=scheme, outcome=status, count=count)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.admission import Address, Admission, Admitted, PolicySource
-from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
+from broker.audit.event import EventKind, EventSink, Outcome, ReferenceRecord
 from broker.cache.remembered import Clocks
 from broker.changes.feed import ChangeFeed
 from broker.changes.subscription import Subscription
@@ -16,7 +16,6 @@ from broker.policy.decision import Allow, Deny
 from broker.reference import Reference, Source, parse
 from broker.resolution.items import WITHHELD, Item, denied_item, malformed_item, resolution_of
 from broker.resolution.results import Require, Resolution
-from broker.trace_context import audit_details
 
 _RETRY_SECONDS = 5.0
 
@@ -157,19 +156,8 @@ class WatchReferences:
         return dict(zip(references, decisions, strict=True))
 
     async def _record(self, asker: Admitted, records: Sequence[ReferenceRecord], *, reason: str = "") -> None:
-        event = AuditEvent(
-            kind=EventKind.WATCH,
-            outcome=Outcome.FAILURE if reason else Outcome.SUCCESS,
-            identity=asker.peer.name,
-            environment=asker.environment,
-            address=asker.address,
-            request=asker.request,
-            reason=reason,
-            token=asker.token,
-            references=tuple(records),
-            details=audit_details(),
-        )
-        await self._trail.append(event)
+        outcome = Outcome.FAILURE if reason else Outcome.SUCCESS
+        await self._trail.append(asker.event(EventKind.WATCH, outcome, reason=reason, references=records))
 
 
 def _records(
