@@ -1,17 +1,19 @@
 """The use case: an agent names its references once, and is told which change. Names and versions, never values."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from broker.admission import Address, Admission, Admitted, PolicySource
 from broker.audit.event import EventKind, EventSink, Outcome, ReferenceRecord
 from broker.cache.remembered import Clocks
 from broker.changes.feed import ChangeFeed
-from broker.changes.subscription import Subscription
+from broker.changes.subscription import LeaseOf, Subscription
 from broker.clock import Clock
 from broker.errors import MalformedReferenceError, ReferenceCountError, ThrottledError
 from broker.identity import PeerIdentity
+from broker.leases.held import Asker
 from broker.policy.decision import Allow, Deny
 from broker.reference import Reference, Source, parse
 from broker.resolution.items import WITHHELD, Item, denied_item, malformed_item, resolution_of
@@ -40,6 +42,14 @@ class Watch:
     decided_by: object
 
 
+class WatchedLeases(Protocol):
+    """Knows who has which lease."""
+
+    def watched(self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float) -> str | None:
+        """Return the name of the lease of an asker who watches, "" when it should be replaced, None without one."""
+        ...
+
+
 class WatchReferences:
     """Begin and end watches."""
 
@@ -49,6 +59,7 @@ class WatchReferences:
         admission: Admission,
         policy: PolicySource,
         feed: ChangeFeed,
+        leases: WatchedLeases,
         trail: EventSink,
         clock: Clock,
         limits: WatchLimits,
@@ -57,6 +68,7 @@ class WatchReferences:
         self._admission = admission
         self._policy = policy
         self._feed = feed
+        self._leases = leases
         self._trail = trail
         self._clock = clock
         self._limits = limits
@@ -108,7 +120,11 @@ class WatchReferences:
         try:
             await self._record(asker, records)
             known = {references[text].source: version for text, version in versions.items() if text in references}
-            subscription = Subscription(_seconds_by_source(references, decisions), known)
+            subscription = Subscription(
+                _seconds_by_source(references, decisions),
+                known,
+                lease_of=self._lease_of(Asker(peer=peer, context=asker.context), references, decisions),
+            )
             resumed = self._feed.subscribe(subscription, after=after)
         except BaseException:
             self._count_down(peer.name)
@@ -148,6 +164,18 @@ class WatchReferences:
         self._watches[name] -= 1
         if not self._watches[name]:
             del self._watches[name]
+
+    def _lease_of(
+        self, asker: Asker, references: Mapping[str, Reference], decisions: Mapping[str, Allow | Deny]
+    ) -> LeaseOf:
+        asked: dict[Source, list[Reference]] = {}
+        fresh_for: dict[Source, float] = {}
+        for text, decision in decisions.items():
+            if isinstance(decision, Allow):
+                source = references[text].source
+                asked.setdefault(source, []).append(references[text])
+                fresh_for[source] = min(decision.fresh_for, fresh_for.get(source, decision.fresh_for))
+        return lambda source: self._leases.watched(source, asker, asked[source], fresh_for=fresh_for[source])
 
     def _decide(self, asker: Admitted, references: Mapping[str, Reference]) -> dict[str, Allow | Deny]:
         decisions = self._policy.current.decide_all(

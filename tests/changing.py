@@ -17,6 +17,7 @@ class ChangingStore:
     def __init__(self) -> None:
         self.revisions_of: dict[Source, Revision] = {}
         self.values: dict[Source, str | Exception] = {}
+        self.leases: dict[Source, str] = {}
         self.looks = 0
         self.renewed: list[Source] = []
         self.down = False
@@ -51,6 +52,6 @@ class ChangingStore:
         return Cached(text_reading(value), 0, 0, 0, stale=False)
 
     def watch(self, *sources: Source, after: str = "", known: dict[Source, str] | None = None) -> Subscription:
-        subscription = Subscription(dict.fromkeys(sources, 60.0), known or {})
+        subscription = Subscription(dict.fromkeys(sources, 60.0), known or {}, lease_of=self.leases.get)
         self.resumed = self.feed.subscribe(subscription, after=after)
         return subscription

@@ -45,6 +45,7 @@ class Answer:
         detail: Why there is none.
         code: The stable code of that reason.
         version: The source's own name of the version.
+        lease: The broker's name of the lease of a credential that was made for its asker.
         fetched_at: When it was read, in RFC 3339.
         fresh_until: Until when it counts as fresh.
         stale_until: Until when it may be used at all.
@@ -57,6 +58,7 @@ class Answer:
     detail: str = ""
     code: str = ""
     version: str | None = None
+    lease: str | None = None
     fetched_at: str | None = None
     fresh_until: str | None = None
     stale_until: str | None = None
@@ -134,10 +136,16 @@ def _answer(result: Mapping[str, Any]) -> Answer:
         detail=_text(result, "detail"),
         code=_text(result, "code"),
         version=_text(result, "version") or None,
+        lease=_lease(result),
         fetched_at=_text(result, "fetched_at") or None,
         fresh_until=_text(result, "fresh_until") or None,
         stale_until=_text(result, "stale_until") or None,
     )
+
+
+def _lease(result: Mapping[str, Any]) -> str | None:
+    lease = result.get("lease")
+    return _text(lease, "id") or None if isinstance(lease, dict) else None
 
 
 def _text(told: Mapping[str, Any], key: str) -> str:

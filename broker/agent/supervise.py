@@ -54,10 +54,11 @@ class ChangeWatcher(threading.Thread):
         self.hold(answers)
 
     def hold(self, answers: Sequence[Answer]) -> None:
-        """Take the versions of `answers` for what the command has now."""
+        """Take the versions and leases of `answers` for what the command has now."""
         pairs = zip(self._texts, answers, strict=True)
+        names = ((text, answer.version or answer.lease) for text, answer in pairs)
         with self._lock:
-            self._versions = {text: answer.version for text, answer in pairs if answer.version is not None}
+            self._versions = {text: name for text, name in names if name is not None}
 
     def run(self) -> None:
         """Follow, and come back after growing pauses."""
@@ -143,7 +144,7 @@ class Supervisor:
             return
         self._watcher.changed.clear()
         try:
-            self._environment, answers = self._resolve()
+            environment, answers = self._resolve()
         except BrokerError as error:
             # The command goes on with what it has.
             say(error)
@@ -151,6 +152,10 @@ class Supervisor:
             _ends_within(child, _FIRST_PAUSE + wait)
             return
         self._watcher.hold(answers)
+        if environment == self._environment:
+            # A lease that should be replaced is told again and again while nothing can take its place.
+            return
+        self._environment = environment
         if self._reaction.action == RESTART:
             print("broker: a secret has changed; the command is restarted", file=sys.stderr)
             self._end(child)

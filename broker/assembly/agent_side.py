@@ -141,6 +141,7 @@ class AgentSide:
             admission=self._admission,
             policy=self._base.policy,
             feed=self.feed,
+            leases=self._source_side.leases,
             trail=self._trail,
             clock=self._base.clock,
             limits=WatchLimits(max_references=settings.max_references, max_watches=settings.max_watches_per_identity),

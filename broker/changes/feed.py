@@ -9,7 +9,13 @@ from typing import Final, Protocol, runtime_checkable
 from broker.cache.remembered import Cached
 from broker.changes.journal import Change, Journal
 from broker.changes.subscription import Subscription
-from broker.errors import FetchError, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
+from broker.errors import (
+    FetchError,
+    SecretMissingError,
+    SourceMintsError,
+    SourceUnavailableError,
+    UpstreamDeniedError,
+)
 from broker.logs import EventLogger, error_fields
 from broker.providers.base import Revision
 from broker.reference import Source
@@ -61,6 +67,8 @@ class ChangeFeed:
         # The number of the last change when a source began to be compared, and the looks left after its last watcher.
         self._since: dict[Source, int] = {}
         self._idle: dict[Source, int] = {}
+        # What is made for each asker: there every watcher has a lease of its own to follow.
+        self._minting: set[Source] = set()
         self._subscriptions: set[Subscription] = set()
         self._closed = False
 
@@ -112,6 +120,9 @@ class ChangeFeed:
             by_scheme.setdefault(source.scheme, []).append(source)
         for scheme, sources in by_scheme.items():
             await self._take_in(await self._compared(scheme, sources))
+        for subscription in self._subscriptions:
+            for source in subscription.sources.keys() & self._minting:
+                self._follow_lease(subscription, source)
         self._let_go()
 
     async def aclose(self) -> None:
@@ -126,6 +137,7 @@ class ChangeFeed:
             if left <= 1:
                 for table in (self._idle, self._since, self._revisions, self._stale):
                     table.pop(source, None)
+                self._minting.discard(source)
 
     async def _compared(self, scheme: str, sources: Collection[Source]) -> Mapping[Source, Revision]:
         provider = self._comparable.get(scheme)
@@ -144,6 +156,8 @@ class ChangeFeed:
     async def _read_into(self, found: dict[Source, Revision], source: Source) -> None:
         try:
             cached = await self._reread(source, self._stale.get(source, 0.0))
+        except SourceMintsError:
+            self._minting.add(source)
         except SourceUnavailableError:
             return
         except (SecretMissingError, UpstreamDeniedError):
@@ -151,6 +165,7 @@ class ChangeFeed:
         except FetchError:
             return
         else:
+            self._minting.discard(source)
             found[source] = Revision(version=cached.reading.version, mark=self._marks(cached))
 
     async def _take_in(self, found: Mapping[Source, Revision]) -> None:
@@ -185,6 +200,16 @@ class ChangeFeed:
         if known is not None and revision is not None and revision.version != known:
             subscription.tell(Change(self._journal.number, source, revision.version, gone=revision.is_gone))
 
+    def _follow_lease(self, subscription: Subscription, source: Source) -> None:
+        """Tell a watcher whose lease has gone or was replaced; while it should be replaced, at each look."""
+        had, lease = subscription.known.get(source), subscription.lease_of(source)
+        if lease == "" or (had is not None and lease != had):
+            subscription.tell(Change(self._journal.number, source, lease or None, gone=False))
+        if lease:
+            subscription.known[source] = lease
+        elif lease is None:
+            subscription.known.pop(source, None)
+
     def _replay(self, subscription: Subscription, after: str) -> bool:
         last_seen = self._journal.number_at(after)
         if last_seen is None:
@@ -192,6 +217,9 @@ class ChangeFeed:
         for change in self._journal.since(last_seen):
             if change.source in subscription.sources:
                 subscription.tell(change)
+        if not self._minting.isdisjoint(subscription.sources):
+            # Leases are no entries of the journal.
+            return False
         began = max((self._since.get(source, self._journal.number + 1) for source in subscription.sources), default=0)
         return last_seen >= max(self._journal.complete_after, began)
 

@@ -69,6 +69,10 @@ class Leases:
         """Return the answer from a lease that lives, else None; policy was asked before."""
         return self._minting.lookup(source, asker, references, fresh_for=fresh_for)
 
+    def watched(self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float) -> str | None:
+        """Return the name of the lease of an asker who watches, as `Minting.watched`; policy was asked before."""
+        return self._minting.watched(source, asker, references, fresh_for=fresh_for)
+
     async def get(self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float) -> Cached:
         """Return the answer from a lease that lives, or from a new one; policy was asked before.
 

@@ -74,6 +74,17 @@ class Minting:
             self._doubt(held)
         return held.answer()
 
+    def watched(self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float) -> str | None:
+        """Return the name of the lease of an asker who watches, "" when it should be replaced, None without one.
+
+        Who watches asks for it, so that it is renewed. It is looked at as by `lookup`.
+        """
+        answer = self.lookup(source, asker, references, fresh_for=fresh_for)
+        if answer is not None and answer.lease is not None:
+            return answer.lease.id
+        held = self._book.live(asker.key(source))
+        return None if held is None or self._clock.monotonic() >= held.ends else ""
+
     async def get(self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float) -> Cached:
         """Return the answer from the lease of this asker, which is minted when there is none that will do.
 

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,7 +41,7 @@ CANT_REVOKE = "the store can't revoke the lease now; what it opens may be away"
 @pytest.fixture(scope="module")
 def place(postgres: PostgreSQL) -> Iterator[tuple[Sandbox, Store]]:
     """Return one store for all; every test ends with no lease in it, or leaves its own to the next."""
-    with leasing_sandbox(postgres) as it:
+    with leasing_sandbox(postgres, settings="watch: { interval_seconds: 0.2 }\n") as it:
         yield it
 
 
@@ -248,6 +250,37 @@ def test_a_short_lease_is_renewed_while_it_is_asked_for_and_replaced_before_its_
     finally:
         postgres.role(store, "app")
         assert revoke(broker, new[2]["id"]).status == 204
+
+
+def test_a_watched_lease_is_renewed_and_the_command_gets_the_next_one_when_it_can_live_no_longer(
+    broker: RunningBroker, place: tuple[Sandbox, Store], postgres: PostgreSQL, tmp_path: Path
+) -> None:
+    sandbox, store = place
+    give_back(broker)
+    postgres.role(store, "app", default_ttl="3s", max_ttl="8s")
+    seen = tmp_path / "seen"
+    certificate, key = sandbox.certificate("shipper")
+    ways = ["--url", sandbox.url, "--ca", str(sandbox.authority), "--cert", str(certificate), "--key", str(key)]
+    wanted = ["--env", f"NAME={USER}", "--env", f"WORD={PASSWORD}", "--watch", "--splay", "0"]
+    script = ["sh", "-c", f'echo "$(date +%s) $NAME $WORD" >> {seen}; exec sleep 60']
+    command = [sys.executable, "-m", "broker", "exec", *ways, *wanted, "--", *script]
+    child = subprocess.Popen(command, start_new_session=True)
+
+    def given() -> list[list[str]]:
+        return [line.split() for line in seen.read_text().splitlines()] if seen.exists() else []
+
+    try:
+        # Nobody asks for it but the watch.
+        wait_until(lambda: len(given()) > 1)
+        (began, *first), (ended, *second) = given()[:2]
+        assert postgres.logs_in(*second)
+        assert first != second
+        assert int(ended) - int(began) > 3, "it was not renewed"
+    finally:
+        os.killpg(child.pid, signal.SIGTERM)
+        child.wait(30)
+        postgres.role(store, "app")
+        give_back(broker)
 
 
 def test_a_certificate_is_issued_once_for_each_identity_with_all_its_fields(

@@ -1,11 +1,15 @@
 """`broker exec --watch`: a signal at a bad moment."""
 
+import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
+from broker.agent.answer import Answer
 from broker.agent.supervise import ChangeWatcher, Reaction, Supervisor
+from tests.waiting import wait_until
 
 
 class NoNews(ChangeWatcher):
@@ -48,6 +52,30 @@ def supervisor(environment: Mapping[str, str]) -> Supervisor:
         watcher=NoNews(),
         resolve=lambda: pytest.fail("nothing changes here"),
     )
+
+
+class News(NoNews):
+    def hold(self, answers: Sequence[Answer]) -> None:
+        """Hold nothing: there is always another change."""
+        self.changed.set()
+
+
+def test_only_other_values_restart_the_command(tmp_path: Path) -> None:
+    seen, values = tmp_path / "seen", ["old", "old", "new"]
+
+    def resolve() -> tuple[Mapping[str, str], Sequence[Answer]]:
+        wait_until(seen.exists)
+        return {**os.environ, "V": values.pop(0) if len(values) > 1 else values[0]}, ()
+
+    it = Supervisor(
+        command=["sh", "-c", f'echo "$V" >> {seen}; test "$V" = new || exec sleep 60'],
+        environment={**os.environ, "V": "old"},
+        reaction=Reaction(action="restart", splay_seconds=0, grace_seconds=1),
+        watcher=News(),
+        resolve=resolve,
+    )
+    assert it.run() == 0
+    assert seen.read_text().split() == ["old", "new"]
 
 
 def test_a_signal_while_the_command_is_started_ends_it_too() -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from broker.changes.subscription import Subscription
-from broker.errors import MissingPart, SecretMissingError, SourceUnavailableError
+from broker.errors import MissingPart, SecretMissingError, SourceMintsError, SourceUnavailableError
 from broker.reference import Source
 from tests.changing import ChangingStore
 
@@ -185,6 +185,44 @@ async def test_what_nobody_watches_any_more_costs_nothing_after_a_while_and_is_n
         await store.feed.compare()
     assert store.looks == 11
     store.watch(APP, after=position)
+    assert not store.resumed
+
+
+@pytest.mark.parametrize(
+    ("had", "leases", "versions"),
+    [
+        ("lease_a", ["lease_a", "lease_a"], []),
+        ("lease_a", ["lease_b"], ["lease_b"]),
+        # It has ended, or a restart of the broker has let go of it, and then another is made.
+        ("lease_a", [None, None, "lease_b", "lease_b"], [None]),
+        # It should be replaced, and nothing can take its place for a while.
+        ("lease_a", ["lease_a", "", "", "lease_b"], [None, None, "lease_b"]),
+        # Whoever has none is told of nothing, and of the end of one that it gets later.
+        (None, [None, None, "lease_a", None], [None]),
+    ],
+)
+async def test_a_watcher_is_told_when_its_own_lease_ends_or_should_be_replaced(
+    store: ChangingStore, had: str | None, leases: list[str | None], versions: list[str | None]
+) -> None:
+    store.values[APP] = SourceMintsError("made for its asker")
+    it = store.watch(APP, known={} if had is None else {APP: had})
+    found = []
+    for lease in leases:
+        store.leases.clear()
+        if lease is not None:
+            store.leases[APP] = lease
+        await store.feed.compare()
+        found += told(it)
+    assert found == [(APP, version, False) for version in versions]
+    assert store.renewed == []
+
+
+async def test_who_comes_back_to_a_lease_is_not_told_that_nothing_is_missing(store: ChangingStore) -> None:
+    store.values[APP] = SourceMintsError("made for its asker")
+    it = store.watch(APP)
+    await store.feed.compare()
+    store.feed.unsubscribe(it)
+    store.watch(APP, after=store.feed.position)
     assert not store.resumed
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import pytest
@@ -12,9 +12,10 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from broker.admission import Admission
 from broker.audit.event import EventKind, Outcome
-from broker.errors import IdentityRefusedError, IdentityRefusedReason
+from broker.errors import IdentityRefusedError, IdentityRefusedReason, SourceMintsError
+from broker.leases.held import Asker
 from broker.policy.decision import Allow
-from broker.reference import Source, parse
+from broker.reference import Reference, Source, parse
 from broker.throttle import Throttle
 from broker.watch import WatchLimits, WatchReferences
 from broker.web.callers import AgentDoor
@@ -36,6 +37,7 @@ class Bench:
         self.peers = FakePeers()
         self.store = ChangingStore()
         self.store.set(APP, 1)
+        self.lease: str | None = None
         self.admission = Admission(
             policy=self.policy,
             verifier=FakeVerifier(),
@@ -50,6 +52,7 @@ class Bench:
             admission=self.admission,
             policy=self.policy,
             feed=self.store.feed,
+            leases=self,
             trail=self.trail,
             clock=self.clock,
             limits=WatchLimits(max_references=1000, max_watches=3),
@@ -72,6 +75,11 @@ class Bench:
             extra_routes=watch_routes(handler),
         )
         self.client: TestClient[web.Request, web.Application] = TestClient(TestServer(app))
+
+    def watched(self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float) -> str | None:
+        assert (asker.peer, fresh_for) == (self.peers.peer, 300.0)
+        assert [reference.source for reference in references] == [source]
+        return self.lease
 
     async def open(self, *texts: str, after: str = "", **members: object) -> ClientResponse:
         headers = {"Last-Event-ID": after} if after else {}
@@ -122,6 +130,21 @@ async def test_a_change_is_told_with_its_version_and_an_id_to_go_on_from(bench: 
     name, position, data = await event(response)
     assert (name, data) == ("change", {"reference": TEXT, "version": "2", "status": "changed"})
     assert position
+
+
+async def test_a_lease_that_should_be_replaced_is_told_by_its_reference(bench: Bench) -> None:
+    made = parse("vault:secret/made#user")
+    bench.store.values[made.source] = SourceMintsError("made for its asker")
+    bench.lease = "lease_a"
+    response = await bench.open(made.text, versions={made.text: "lease_a"})
+    assert (await event(response))[0] == "watching"
+    await bench.store.feed.compare()
+    bench.lease = ""
+    await bench.store.feed.compare()
+    assert (await event(response))[::2] == ("change", {"reference": made.text, "version": None, "status": "changed"})
+    bench.lease = "lease_b"
+    await bench.store.feed.compare()
+    assert (await event(response))[2]["version"] == "lease_b"
 
 
 async def test_what_was_missed_is_told_after_the_last_event_that_was_seen(bench: Bench) -> None:
