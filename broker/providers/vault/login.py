@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from broker.clock import Clock
@@ -21,7 +20,8 @@ from broker.providers.vault.answers import (
 from broker.providers.vault.failures import HeldBackError, WayError
 from broker.providers.vault.flight import SingleFlight
 from broker.providers.vault.login_gate import LoginGate
-from broker.providers.vault.logins.method import Credential, Grant, LoginMethod
+from broker.providers.vault.login_session import PROOF_SECONDS, Session
+from broker.providers.vault.logins.method import Credential, LoginMethod
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.transport import StoreTransport
 from broker.trace_context import untraced
@@ -29,39 +29,11 @@ from broker.trace_context import untraced
 T = TypeVar("T")
 _LOG: Final = EventLogger("broker.providers.vault")
 
-_PROOF_SECONDS: Final = 5.0
 _RENEW_AT: Final = 2 / 3
 _JITTER: Final = 0.1
 # Shorter than the time between two probes of a store that is away, so that none of them is wasted on a pause.
 _AWAY_SECONDS: Final = 0.9
 _FOLLOW_SECONDS: Final = 1.0
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Session:
-    """A client with its token; times are monotonic."""
-
-    client: Any
-    digest: bytes
-    seconds: float
-    renewable: bool
-    expires: float
-    proved: float
-    # Set when this store's words for a dead token were said about a live one, so that they mean nothing.
-    words_lie: bool = False
-
-    @classmethod
-    def granted(cls, grant: Grant, *, client: Any, digest: bytes, now: float) -> "_Session":  # noqa: ANN401  hvac has no types.
-        """Return the session of a token that was given `now`."""
-        session = cls(
-            client=client, digest=digest, seconds=grant.seconds, renewable=grant.renewable, expires=now, proved=now
-        )
-        session.extend(now=now, seconds=grant.seconds)
-        return session
-
-    def extend(self, *, now: float, seconds: float) -> None:
-        """Count `seconds` of life from `now`, less a margin, so that it is given up before the store does."""
-        self.expires = now + seconds - min(5.0, seconds * 0.1) if seconds else float("inf")
 
 
 class StoreLogin:
@@ -77,7 +49,7 @@ class StoreLogin:
         self._clock = clock
         self._gate = LoginGate(clock=clock, refusals=method.refusals)
         self._flights = SingleFlight()
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._followed = clock.monotonic()
         self._closed = False
@@ -104,7 +76,7 @@ class StoreLogin:
                 raise UpstreamDeniedError(message, words=refusal.words)
             session = await self._replace(session)
         message = "the store refuses the broker's new token too"
-        raise SourceUnavailableError(message, retry_after=_PROOF_SECONDS)
+        raise SourceUnavailableError(message, retry_after=PROOF_SECONDS)
 
     @property
     def can_renew(self) -> bool:
@@ -154,16 +126,16 @@ class StoreLogin:
             renewal.cancel()
             await asyncio.wait({renewal})
 
-    async def _current(self) -> _Session:
+    async def _current(self) -> Session:
         session = self._session
-        if session is None or self._clock.monotonic() >= session.expires:
+        if session is None or session.left <= 0:
             return await self._replace(session)
         if self._method.follows_file and self._clock.monotonic() - self._followed >= _FOLLOW_SECONDS:
             self._followed = self._clock.monotonic()
             return await self._follow(session)
         return session
 
-    async def _follow(self, session: _Session) -> _Session:
+    async def _follow(self, session: Session) -> Session:
         """Return the session of the credential that is in the file now, and `session` as long as that is no better."""
         try:
             credential = await asyncio.to_thread(self._method.read)
@@ -172,41 +144,22 @@ class StoreLogin:
             _LOG.warning("store_credential_not_followed", reason=error.detail, effect="the old token stays in use")
             return session
 
-    async def _replace(self, dead: _Session | None) -> _Session:
+    async def _replace(self, dead: Session | None) -> Session:
         if self._session is not None and self._session is not dead:
             return self._session
         return await self._flights.run("login", self._login)
 
-    async def _is_good(self, session: _Session, *, recent_proof_will_do: bool) -> bool:
+    async def _is_good(self, session: Session, *, recent_proof_will_do: bool) -> bool:
         """Tell a denial from a dead token: both are 403, and only the token's own look-up knows."""
         if self._session is not session:
             return False
-        if (recent_proof_will_do or session.words_lie) and self._clock.monotonic() - session.proved < _PROOF_SECONDS:
+        if (recent_proof_will_do or session.words_lie) and session.was_proved_lately:
             return True
-        is_good = await self._flights.run(session, lambda: self._look_up(session))
+        is_good = await self._flights.run(session, session.look_up)
         session.words_lie |= is_good and not recent_proof_will_do
         return is_good
 
-    async def _look_up(self, session: _Session) -> bool:
-        try:
-            answer = await session.client.auth.token.lookup_self()
-        except StoreAnswerError as error:
-            if error.status != FORBIDDEN:
-                raise unavailable(error) from None
-            if not error.says_policy:
-                # A proof from before is none any more, so that readiness tells of the dead token at once.
-                session.proved = float("-inf")
-                return False
-            # A policy was asked, so the token lives; only the broker's rights there are too narrow.
-            _LOG.warning("store_rights_missing", path="auth/token/lookup-self", capability="read")
-        else:
-            if not isinstance(answer, dict):
-                # A page of something in between, say: it knows nothing of the token.
-                raise bad_answer()
-        session.proved = self._clock.monotonic()
-        return True
-
-    async def _login(self) -> _Session:
+    async def _login(self) -> Session:
         if self._closed:
             message = "the broker has closed its connection to the store"
             raise SourceUnavailableError(message)
@@ -233,44 +186,33 @@ class StoreLogin:
         self._adopt(session)
         return session
 
-    async def _log_in_with(self, credential: Credential) -> _Session:
+    async def _log_in_with(self, credential: Credential) -> Session:
         client = make_client(settings=self._settings, transport=self._transport, token=None)
         grant = await self._method.log_in(client, credential)
         if grant.uses:
             message = "the broker's token may be used a limited number of times, which does not fit a cache"
             raise SourceUnavailableError(message)
-        now = self._clock.monotonic()
-        return _Session.granted(grant, client=client, digest=credential.digest, now=now)
+        return Session.granted(grant, client=client, digest=credential.digest, clock=self._clock)
 
-    def _adopt(self, session: _Session) -> None:
+    def _adopt(self, session: Session) -> None:
         self._session = session
         if self._renewal is not None:
             self._renewal.cancel()
         self._renewal = asyncio.create_task(self._keep(session), context=untraced()) if session.renewable else None
 
-    async def _keep(self, session: _Session) -> None:
+    async def _keep(self, session: Session) -> None:
         """Renew at two thirds of the life, with jitter; log in anew when the token's hard end comes near."""
-        while (left := session.expires - self._clock.monotonic()) > 0:
+        while (left := session.left) > 0:
             spread = random.uniform(1 - _JITTER, 1)  # noqa: S311  A pause is no secret.
             await asyncio.sleep(max(left * _RENEW_AT * spread, 0.2))
-            try:
-                answer = await session.client.auth.token.renew_self()
-                seconds = float(answer["auth"]["lease_duration"])
-            except StoreAnswerError as error:
-                if error.status in {BAD_REQUEST, FORBIDDEN}:
-                    # Dead or not renewable: the next request finds out which, and logs in once.
-                    return
-                # Past the hard end the store answers 500, as it does for its own faults.
-            except (SourceUnavailableError, SecretUnusableError, KeyError, TypeError, ValueError):
-                _LOG.debug("store_token_not_renewed", next_try="in two thirds of what is left")
-            else:
-                # The store rounds down: 0 seconds granted are the end of the life, no life without end.
-                session.extend(now=self._clock.monotonic(), seconds=max(seconds, 0.1))
-            ending = session.expires - self._clock.monotonic() <= session.seconds / 2
+            if not await session.renew():
+                # Dead or not renewable: the next request finds out which, and logs in once.
+                return
+            ending = session.left <= session.seconds / 2
             if ending and not self._method.follows_file and await self._log_in_early(session):
                 return
 
-    async def _log_in_early(self, session: _Session) -> bool:
+    async def _log_in_early(self, session: Session) -> bool:
         try:
             await self._replace(session)
         except SourceUnavailableError:
