@@ -144,7 +144,21 @@ def _scheme_of(text: str) -> tuple[str, int, str]:
     scheme, colon, rest = text.partition(":")
     if colon and scheme in {ENV, FILE, VAULT, "bao"} and not rest.startswith("//"):
         return (VAULT if scheme == "bao" else scheme), len(scheme) + 1, rest
-    return refuse(f"this is no reference: {KINDS}", 0)
+    return refuse(_no_reference(scheme if colon else "", rest, text), 0)
+
+
+def _no_reference(scheme: str, rest: str, text: str) -> str:
+    """Return what is wrong with a text that begins like no reference, for the mistakes that people make."""
+    hint = "this is no reference"
+    if not text:
+        hint = "the reference is empty; in a shell, ${NAME} stands in single quotes"
+    elif scheme in {ENV, FILE, VAULT, "bao"}:
+        hint = f"a reference is no URL: leave out the // after {scheme}:"
+    elif _NAME.match(text):
+        hint = "a variable is written ${NAME} or env:NAME"
+    elif rest and _PARAMETER.match(scheme):
+        hint = "no reference has this word before its colon"
+    return f"{hint}; {KINDS}"
 
 
 def _check_characters(text: str) -> None:

@@ -26,12 +26,15 @@ class ResolveRefusedError(BrokerError):
 
     code = "resolve_refused"
 
-    def __init__(self, detail: str, *, code: str, status: int, results: Sequence[Mapping[str, Any]]) -> None:
-        """Keep the broker's own code and HTTP status, and what it said of each reference."""
+    def __init__(
+        self, detail: str, *, code: str, status: int, results: Sequence[Mapping[str, Any]], request: str = ""
+    ) -> None:
+        """Keep the broker's own code and HTTP status, what it said of each reference, and its name of the request."""
         super().__init__(detail)
         self.broker_code = code
         self.status = status
         self.results = tuple(results)
+        self.request = request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +119,7 @@ def refusal(status: int, document: Mapping[str, Any] | None) -> ResolveRefusedEr
         code=_text(told, "code") or f"http_{status}",
         status=status,
         results=[result for result in results if isinstance(result, dict)] if isinstance(results, list) else [],
+        request=_text(told, "instance"),
     )
 
 

@@ -5,7 +5,7 @@ import os
 import sys
 
 from broker.agent.client import BrokerClient
-from broker.agent.refusal import say
+from broker.agent.refusal import say, say_waiting
 from broker.agent.settings import add_client_arguments, client_settings
 from broker.errors import BrokerError
 
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     order = {"everything": True} if arguments.everything else {"references": arguments.references}
     try:
-        client = BrokerClient(settings=client_settings(arguments, os.environ))
+        client = BrokerClient(settings=client_settings(arguments, os.environ), on_wait=say_waiting)
         answer = client.order(f"/v1/cache/{arguments.action}", order)
     except BrokerError as error:
         return say(error)

@@ -3,15 +3,18 @@
 import http.client
 import json
 import random
+import socket
 import ssl
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
 from broker.agent.answer import Answer, read_answers, read_object, read_refusal
-from broker.agent.settings import ClientSettings, ClientSettingsError
+from broker.agent.settings import ClientSettings
+from broker.agent.tls import client_context, failed_handshake, refused_certificate
 from broker.errors import BrokerError
 
 _MAX_ANSWER_BYTES: Final = 512 * 1024 * 1024
@@ -36,26 +39,36 @@ class CertificateRefusedError(BrokerError):
     code = "certificate_refused"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Attempt:
+    """What came of one request; `answer` is None when none came, and `after` is in seconds."""
+
+    why: str
+    status: int = HTTPStatus.SERVICE_UNAVAILABLE
+    after: float = 0.0
+    answer: bytes | None = None
+    closed: bool = False
+
+
 class BrokerClient:
     """Ask one broker."""
 
-    def __init__(self, *, settings: ClientSettings) -> None:
+    def __init__(self, *, settings: ClientSettings, on_wait: Callable[[str], None] = lambda _: None) -> None:
         """Load the certificates.
+
+        Args:
+            settings: Where the broker is, and who this agent is.
+            on_wait: Told once why there is no answer yet, and for how long it is tried.
 
         Raises:
             ClientSettingsError: A file is missing or is no certificate or key.
 
         """
         self._settings = settings
+        self._on_wait = on_wait
         address = urllib.parse.urlsplit(settings.url)
         self._host, self._port = address.hostname or "", address.port or 443
-        try:
-            self._context = ssl.create_default_context(cafile=str(settings.authority))
-            self._context.minimum_version = ssl.TLSVersion.TLSv1_2
-            self._context.load_cert_chain(settings.certificate, settings.key)
-        except (OSError, ValueError) as error:
-            message = f"the CA, certificate or key can't be loaded: {getattr(error, 'strerror', None) or 'not PEM'}"
-            raise ClientSettingsError(message) from None
+        self._context = client_context(settings)
 
     def resolve(self, references: Sequence[str], *, require: str = "all") -> tuple[Answer, ...]:
         """Return one answer a reference, in the order asked.
@@ -116,39 +129,47 @@ class BrokerClient:
 
     def _exchange(self, path: str, body: str) -> tuple[int, bytes]:
         """Return status and body of the answer, trying again while the broker is away."""
-        deadline = time.monotonic() + self._settings.wait_seconds
-        pause, closed = _FIRST_PAUSE, False
+        began = time.monotonic()
+        pause, told = _FIRST_PAUSE, False
         while True:
-            try:
-                status, after, answer = self._post(path, body)
-            except ssl.SSLError:
-                message = (
-                    "TLS failed: the broker refuses this certificate, or its own does not fit --ca and the host name"
-                )
-                raise CertificateRefusedError(message) from None
-            except (OSError, http.client.HTTPException) as error:
-                # With TLS 1.3 a refused certificate shows only here: the broker closes in the place of an answer.
-                closed = isinstance(error, http.client.RemoteDisconnected | ConnectionResetError)
-                status, after, answer = HTTPStatus.SERVICE_UNAVAILABLE, 0.0, None
-            if answer is not None and status not in _LATER:
-                return status, answer
+            attempt = self._attempt(path, body)
+            if attempt.answer is not None and attempt.status not in _LATER:
+                return attempt.status, attempt.answer
             # Full jitter, so that a fleet that starts together does not come back together.
-            wait = max(after, random.uniform(0, pause))  # noqa: S311  A pause is no secret.
-            if time.monotonic() + wait > deadline:
-                raise _given_up(status, answer, closed=closed)
+            wait = max(attempt.after, random.uniform(0, pause))  # noqa: S311  A pause is no secret.
+            if time.monotonic() + wait > began + self._settings.wait_seconds:
+                raise self._given_up(attempt, seconds=time.monotonic() - began)
+            if not told:
+                self._on_wait(f"{self._settings.url}: {attempt.why}; trying for {self._settings.wait_seconds:g} s")
+                told = True
             time.sleep(wait)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _post(self, path: str, body: str) -> tuple[int, float, bytes | None]:
+    def _attempt(self, path: str, body: str) -> _Attempt:
         connection = http.client.HTTPSConnection(self._host, self._port, context=self._context, timeout=30)
+        is_open = False
         try:
-            connection.request("POST", path, body, {"Content-Type": "application/json", "Accept": "application/json"})
-            response = connection.getresponse()
-            text = response.read(_MAX_ANSWER_BYTES)
-            after = response.getheader("Retry-After", "0")
-            return response.status, float(after) if after.isdecimal() else 0.0, text
+            connection.connect()
+            is_open = True
+            return _posted(connection, path, body)
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError, http.client.RemoteDisconnected) as error:
+            # With TLS 1.3 a refused certificate shows only here: the broker closes in the place of an answer.
+            # Before the handshake is over, it is a balancer with no broker behind it, which passes.
+            return _Attempt(why=_why(error), closed=is_open)
+        except ssl.SSLError as error:
+            raise CertificateRefusedError(failed_handshake(error, self._settings)) from None
+        except (OSError, http.client.HTTPException) as error:
+            return _Attempt(why=_why(error))
         finally:
             connection.close()
+
+    def _given_up(self, attempt: _Attempt, *, seconds: float) -> BrokerError:
+        if attempt.answer is not None:
+            return read_refusal(attempt.status, attempt.answer)
+        if attempt.closed:
+            return CertificateRefusedError(refused_certificate(self._settings))
+        message = f"{self._settings.url}: {attempt.why}, tried for {seconds:.0f} s; is --url right, and does it run?"
+        return BrokerUnreachableError(message)
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -163,9 +184,30 @@ def _events(response: http.client.HTTPResponse) -> Iterator[tuple[str, str, Mapp
             yield name, position, read_object(HTTPStatus.OK, text.encode())
 
 
-def _given_up(status: int, body: bytes | None, *, closed: bool) -> BrokerError:
-    if body is not None:
-        return read_refusal(status, body)
-    if closed:
-        return CertificateRefusedError("the broker closes the connection; it does not take this agent's certificate")
-    return BrokerUnreachableError("the broker does not answer; is --url right, and does it run?")
+def _posted(connection: http.client.HTTPSConnection, path: str, body: str) -> _Attempt:
+    connection.request("POST", path, body, {"Content-Type": "application/json", "Accept": "application/json"})
+    response = connection.getresponse()
+    text = response.read(_MAX_ANSWER_BYTES)
+    after = response.getheader("Retry-After", "0")
+    return _Attempt(
+        why=f"the broker answers {response.status}",
+        status=response.status,
+        after=float(after) if after.isdecimal() else 0.0,
+        answer=text,
+    )
+
+
+def _why(error: OSError | http.client.HTTPException) -> str:
+    match error:
+        case socket.gaierror():
+            return "this host name has no address"
+        case TimeoutError():
+            return "no answer in time"
+        case ConnectionRefusedError():
+            return "nothing listens there (connection refused)"
+        case ssl.SSLError() | ConnectionError():
+            return "the connection is closed before an answer"
+        case OSError():
+            return error.strerror or "the network is down"
+        case _:
+            return "what answers there speaks no HTTP"

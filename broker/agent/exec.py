@@ -10,8 +10,8 @@ from typing import Final
 from broker.agent.answer import Answer
 from broker.agent.client import BrokerClient
 from broker.agent.environment_file import read_environment_file
-from broker.agent.refusal import say
-from broker.agent.settings import ClientSettingsError, add_client_arguments, client_settings
+from broker.agent.refusal import say, say_waiting
+from broker.agent.settings import ClientSettingsError, add_client_arguments, client_settings, seconds
 from broker.agent.supervise import RESTART, SIGNALS, ChangeWatcher, Reaction, Supervisor
 from broker.agent.template import SCHEMES, Template, TemplateInvalidError, parse_template
 from broker.errors import BrokerError, MalformedReferenceError
@@ -69,14 +69,14 @@ def _add_watch_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--splay",
-        type=float,
+        type=seconds,
         default=10.0,
         metavar="SECONDS",
         help="with --watch: a random part of it passes before, so that a fleet does not act together (%(default)g)",
     )
     parser.add_argument(
         "--grace",
-        type=float,
+        type=seconds,
         default=10.0,
         metavar="SECONDS",
         help="with --watch: time between SIGTERM and SIGKILL of a restart (%(default)g)",
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not command:
             message = "no command; write it after --"
             raise ClientSettingsError(message)
-        client = BrokerClient(settings=client_settings(arguments, os.environ))
+        client = BrokerClient(settings=client_settings(arguments, os.environ), on_wait=say_waiting)
         answers = client.resolve(references_of(wanted)) if references_of(wanted) else ()
         environment = child_environment(dict(os.environ), wanted, answers)
     except BrokerError as error:
@@ -119,7 +119,7 @@ def _supervised(
 ) -> int:
     def connect() -> BrokerClient:
         # Made anew each time, so that a certificate that was renewed meanwhile is shown.
-        return BrokerClient(settings=client_settings(arguments, os.environ))
+        return BrokerClient(settings=client_settings(arguments, os.environ), on_wait=say_waiting)
 
     def resolve() -> tuple[dict[str, str], Sequence[Answer]]:
         current = connect().resolve(references_of(wanted))
@@ -127,8 +127,8 @@ def _supervised(
 
     reaction = Reaction(
         action=arguments.on_change,
-        splay_seconds=max(0.0, arguments.splay),
-        grace_seconds=max(0.0, arguments.grace),
+        splay_seconds=arguments.splay,
+        grace_seconds=arguments.grace,
     )
     watcher = ChangeWatcher(connect=connect, answers=answers, texts=references_of(wanted))
     return Supervisor(

@@ -10,7 +10,7 @@ from pathlib import Path
 from broker import written_json
 from broker.agent.answer import Answer
 from broker.agent.client import BrokerClient
-from broker.agent.refusal import say, say_refused
+from broker.agent.refusal import say, say_refused, say_waiting
 from broker.agent.secret_file import write_secret_file
 from broker.agent.settings import ClientSettingsError, add_client_arguments, client_settings
 from broker.errors import BrokerError, MalformedReferenceError
@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_client_arguments(parser)
     parser.epilog = (
-        "One reference prints its value alone, byte for byte; several print a JSON object.\n\n"
+        "One reference prints its value alone, byte for byte; several print a JSON object.\n"
+        "Put references in single quotes: a shell takes $ and # for its own.\n\n"
         "exit status: 0 done, 1 refused, 2 wrong command line, 4 broker or source away\n\n"
         "examples:\n"
         "  broker get 'vault:secret/logflux#api_key'\n"
@@ -62,8 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print or write what the broker gives."""
     try:
-        references = [_previous(text) for text in arguments.references] if arguments.previous else arguments.references
-        client = BrokerClient(settings=client_settings(arguments, os.environ))
+        references = [_read(text, number) for number, text in enumerate(arguments.references, start=1)]
+        if arguments.previous:
+            references = [_previous(text) for text in references]
+        client = BrokerClient(settings=client_settings(arguments, os.environ), on_wait=say_waiting)
         answers = client.resolve(references, require=arguments.require)
     except BrokerError as error:
         return say(error)
@@ -82,6 +85,23 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _read(text: str, number: int) -> str:
+    """Return the text of argument `number` when it is a reference.
+
+    What is none may be a value that a shell put in, so it is neither sent nor printed.
+
+    Raises:
+        ClientSettingsError: It is none.
+
+    """
+    try:
+        parse(text)
+    except MalformedReferenceError as error:
+        message = f"REFERENCE {number}, at character {error.position + 1}: {error.detail}"
+        raise ClientSettingsError(message) from None
+    return text
+
+
 def _previous(text: str) -> str:
     """Return the reference to the version before the one that `text` names.
 
@@ -89,11 +109,7 @@ def _previous(text: str) -> str:
         ClientSettingsError: It names none that has a version before.
 
     """
-    try:
-        reference = parse(text)
-    except MalformedReferenceError as error:
-        message = f"--previous: character {error.position + 1}: {error.detail}"
-        raise ClientSettingsError(message) from None
+    reference = parse(text)
     if reference.source.scheme != VAULT:
         message = "--previous: files and variables keep no versions; ask for a vault: reference"
         raise ClientSettingsError(message)

@@ -20,15 +20,11 @@ _LATER: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUE
 
 def say(error: BrokerError) -> int:
     """Print why there is nothing, and return the exit status that says the same."""
-    code = error.broker_code if isinstance(error, ResolveRefusedError) else error.code
-    print(f"broker: error[{code}]: {error.detail}", file=sys.stderr)
+    if not isinstance(error, ResolveRefusedError):
+        print(f"broker: error[{error.code}]: {error.detail}", file=sys.stderr)
     match error:
         case ResolveRefusedError():
-            for result in error.results:
-                if result.get("status") not in {"ok", "stale"}:
-                    print(
-                        f"  {result.get('reference')}: {result.get('status')}: {result.get('detail')}", file=sys.stderr
-                    )
+            print(_refusal(error), file=sys.stderr)
             return EXIT_UNAVAILABLE if _may_pass(error) else EXIT_NO
         case BrokerUnreachableError():
             return EXIT_UNAVAILABLE
@@ -36,6 +32,23 @@ def say(error: BrokerError) -> int:
             return EXIT_USAGE
         case _:
             return EXIT_NO
+
+
+def say_waiting(why: str) -> None:
+    """Tell that a command is still there, and what it waits for."""
+    print(f"broker: {why}", file=sys.stderr, flush=True)
+
+
+def _refusal(error: ResolveRefusedError) -> str:
+    failed = [result for result in error.results if result.get("status") not in {"ok", "stale"}]
+    told = error.detail
+    if failed:
+        told = "no value is handed out, because of:"
+    lines = [f"broker: error[{error.broker_code}]: {told}"]
+    lines += [f"  {result.get('reference')}: {result.get('status')}: {result.get('detail')}" for result in failed]
+    if error.request:
+        lines.append(f"  who runs the broker finds more in its audit trail, under request {error.request}")
+    return "\n".join(lines)
 
 
 def _may_pass(error: ResolveRefusedError) -> bool:

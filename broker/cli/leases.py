@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.agent.client import BrokerClient
-from broker.agent.refusal import say
+from broker.agent.refusal import say, say_waiting
 from broker.agent.settings import add_client_arguments, client_settings
 from broker.assembly.implementations import open_leases
 from broker.errors import BrokerError
@@ -95,7 +95,7 @@ def _revoke(arguments: argparse.Namespace) -> int:
         print("broker: name one of ID, --identity, --reference and --all", file=sys.stderr)
         return 2
     try:
-        client = BrokerClient(settings=client_settings(arguments, os.environ))
+        client = BrokerClient(settings=client_settings(arguments, os.environ), on_wait=say_waiting)
         answer = client.order("/v1/leases/revoke", order)
     except BrokerError as error:
         return say(error)

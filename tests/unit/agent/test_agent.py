@@ -120,7 +120,7 @@ def test_previous_asks_for_the_version_before_the_current_one(broker: Broker, gi
     [
         ("env:A", b"keep no versions"),
         ("vault:a/b?version=3#c", b"names a version already"),
-        ("vault:a//b#c", b"--previous: character 9"),
+        ("vault:a//b#c", b"REFERENCE 2, at character 9"),
     ],
 )
 def test_previous_of_what_has_none_is_a_wrong_command_line(broker: Broker, given: str, reason: bytes) -> None:
@@ -234,6 +234,7 @@ def test_a_missing_setting_is_named(broker: Broker) -> None:
         "https://broker.example/v1/resolve",
         "https://user@broker.example",
         "https://broker.example?x=1",
+        f"https://{'a' * 64}.example",
     ],
 )
 def test_an_address_that_is_no_host_and_port_is_refused(broker: Broker, url: str) -> None:
