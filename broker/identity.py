@@ -9,7 +9,8 @@ but the case of DNS names, which have none (RFC 5280 §7.2).
 import base64
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeVar
 
@@ -36,6 +37,20 @@ class IdentityKind(StrEnum):
     FINGERPRINT = "fingerprint"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedChain:
+    """What the TLS library has verified, by names that prove nothing.
+
+    Attributes:
+        certificates: Each certificate of the chain as revocation lists name it (`certificate_ids`).
+        anchor: The key of the authority at its end (`key_id`).
+
+    """
+
+    certificates: frozenset[str] = frozenset()
+    anchor: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class PeerIdentity:
     """The peer of a connection, as its certificate proves it.
@@ -46,6 +61,7 @@ class PeerIdentity:
         thumbprint: `x5t#S256` of the leaf as received (RFC 8705 §3.1): 43 characters base64url.
         not_before: Start of validity, wall seconds.
         not_after: End of validity, wall seconds; asked again at each request.
+        chain: What proves it; empty where no connection does. It makes no other identity.
 
     """
 
@@ -54,6 +70,7 @@ class PeerIdentity:
     thumbprint: str
     not_before: float
     not_after: float
+    chain: VerifiedChain = field(default=VerifiedChain(), compare=False, repr=False)
 
 
 def identity_of(certificate: bytes, *, allow_no_eku: bool = False) -> PeerIdentity:
@@ -84,7 +101,7 @@ def identity_of(certificate: bytes, *, allow_no_eku: bool = False) -> PeerIdenti
         # X509-SVID §4.3 demands it of SVIDs; other authorities' certificates often leave the mark out.
         raise _refusal(IdentityRefusedReason.KEY_USAGE, "has a SPIFFE id, and a key usage that isn't marked critical")
     return PeerIdentity(
-        kind=kind, name=name, thumbprint=_thumbprint(certificate), not_before=not_before, not_after=not_after
+        kind=kind, name=name, thumbprint=_digest(certificate), not_before=not_before, not_after=not_after
     )
 
 
@@ -99,6 +116,17 @@ def require_valid(identity: PeerIdentity, *, now: float) -> None:
         raise _refusal(IdentityRefusedReason.OUTSIDE_VALIDITY, "is not valid yet; compare the clocks of both sides")
     if now > identity.not_after:
         raise _refusal(IdentityRefusedReason.OUTSIDE_VALIDITY, "has expired; connect again with a new one")
+
+
+def certificate_ids(issuer: bytes, serials: Iterable[int]) -> Iterator[str]:
+    """Name certificates as revocation lists do: by their serial numbers at one issuer, whose name is given in DER."""
+    name = _digest(issuer)
+    return (f"{serial:x}@{name}" for serial in serials)
+
+
+def key_id(public_key: bytes) -> str:
+    """Name an authority by its public key in DER: what tells two of one name apart, and a renewed one from none."""
+    return _digest(public_key)
 
 
 def _extension(extensions: x509.Extensions, kind: type[_Kind]) -> "x509.Extension[_Kind] | None":
@@ -166,8 +194,8 @@ def _dns_name(name: str) -> str:
     return name.lower()
 
 
-def _thumbprint(certificate: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(certificate).digest()).rstrip(b"=").decode()
+def _digest(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
 
 
 def _refusal(reason: IdentityRefusedReason, what: str) -> IdentityRefusedError:

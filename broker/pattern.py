@@ -30,13 +30,15 @@ class Pattern:
 
     def covers_reference(self, reference: Reference) -> bool:
         """Tell whether everything that `reference` reveals lies within this pattern (for allow, for scope)."""
-        source = reference.source
+        return self.covers_source(reference.source) and matches_prefix(self.pointer, reference.pointer)
+
+    def covers_source(self, source: Source) -> bool:
+        """Tell whether any field that a read of `source` gives lies within this pattern."""
         return (
             self.scheme == source.scheme
             and self.version in (None, source.version)
             and _parameters_covered(self.parameters, source.parameters)
             and matches(self.segments, source.segments)
-            and matches_prefix(self.pointer, reference.pointer)
         )
 
     def touches_reference(self, reference: Reference) -> bool:

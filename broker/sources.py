@@ -50,10 +50,10 @@ class Freshness:
 class Minter(Protocol):
     """Answers for sources that are read anew for each identity."""
 
-    def lookup(
+    async def lookup(
         self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float
     ) -> Cached | None:
-        """Return the answer from a lease that lives, else None."""
+        """Return the answer from a lease that lives, else None. Raises: FetchError."""
         ...
 
     async def get(self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float) -> Cached:
@@ -135,7 +135,7 @@ class Sources:
                 message = f"this broker has no provider for `{source.scheme}:`; its settings switch one on"
                 raise SecretMissingError(message, part=MissingPart.MOUNT)
             provider.check(source)
-            leased = self._leases.lookup(source, asker, references, fresh_for=clocks[0])
+            leased = await self._leases.lookup(source, asker, references, fresh_for=clocks[0])
             found = leased or await self._read(provider, source, clocks, asker, references)
             if version is None or _version_of(found) >= version:
                 return found

@@ -119,7 +119,7 @@ class FakeProvider:
 class NoLeases:
     """Stands for leases where nothing mints."""
 
-    def lookup(self, *_: object, **__: object) -> None:
+    async def lookup(self, *_: object, **__: object) -> None:
         return None
 
     async def get(self, *_: object, **__: object) -> None:
@@ -154,6 +154,11 @@ class FakePolicy:
 
     def recognises(self, identity: PeerIdentity) -> bool:
         return self.known
+
+    def gives_any_of(self, *, identity: PeerIdentity, reference: Reference) -> bool:
+        return self.known and any(
+            reference.text.startswith(prefix) or prefix.startswith(reference.text) for prefix in self.allowed
+        )
 
     def administers(self, identity: PeerIdentity) -> bool:
         return self.administrator

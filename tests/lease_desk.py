@@ -1,8 +1,8 @@
 """The leases of one broker, with a provider that mints in memory and a clock that stands still."""
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from broker.cache.remembered import Cached
@@ -12,10 +12,12 @@ from broker.errors import (
     StateUnavailableError,
 )
 from broker.fair_queue import FairQueue, FairQueues
+from broker.identity import VerifiedChain
 from broker.leases.book import LeaseSettings
 from broker.leases.held import Asker
 from broker.leases.leases import Leases
-from broker.leases.record import LeaseRecord
+from broker.leases.record import Holder, LeaseRecord
+from broker.leases.standing import Grounds
 from broker.policy.decision import Allow, Context
 from broker.providers.base import Extension, Grip, Parent
 from broker.reference import Source, parse
@@ -95,22 +97,40 @@ class MemoryState:
 
     def __init__(self) -> None:
         self.rows: dict[str, LeaseRecord] = {}
+        self.given: dict[tuple[str, str], Holder] = {}
         self.broken = False
 
     async def leases(self) -> list[LeaseRecord]:
         return list(self.rows.values())
 
-    async def keep_leases(self, records: list[LeaseRecord]) -> None:
+    async def holders(self) -> list[Holder]:
+        return list(self.given.values())
+
+    async def keep_leases(self, records: Sequence[LeaseRecord], holders: Sequence[Holder] = ()) -> None:
         self._check()
         self.rows |= {record.id: record for record in records}
+        self.given |= {(each.lease, each.certificate): each for each in holders}
+
+    async def forget_holders(self, *, ended_before: float) -> None:
+        self._check()
+        self.given = {key: each for key, each in self.given.items() if each.ends >= ended_before}
 
     async def forget_lease(self, lease_id: str) -> None:
         self._check()
         self.rows.pop(lease_id, None)
+        self.given = {key: each for key, each in self.given.items() if key[0] != lease_id}
 
     def _check(self) -> None:
         if self.broken:
             raise StateUnavailableError("the state database can't be used (SQLITE_FULL)")
+
+
+@dataclass(frozen=True)
+class FakeTrust:
+    """Whose certificates count."""
+
+    revoked: frozenset[str] = frozenset()
+    anchors: frozenset[str] = frozenset({"authority"})
 
 
 class Desk:
@@ -122,6 +142,7 @@ class Desk:
         self.state = MemoryState()
         self.policy = FakePolicy(allowed={"vault:": Allow("r", 300.0, 3600.0)})
         self.held = self.policy
+        self.trust = FakeTrust()
         self.trail = FakeTrail()
         self.metrics = fake_metrics()
         self.settings = LeaseSettings()
@@ -136,7 +157,7 @@ class Desk:
         self.leases = Leases(
             store=self.state,
             providers={"vault": self.mint},
-            policy=self,
+            grounds=Grounds(policy=self, trust=self),
             trail=self.trail,
             metrics=self.metrics,
             clock=self.clock,
@@ -145,13 +166,15 @@ class Desk:
         )
         return self.leases
 
-    async def get(self, name: str = "spiffe://prod.example/shipper", source: Source = SOURCE) -> Cached:
-        return await self.leases.get(source, asker(name), [USER, PASSWORD], fresh_for=300.0)
+    async def get(
+        self, name: str = "spiffe://prod.example/shipper", source: Source = SOURCE, *, certificate: str = "first"
+    ) -> Cached:
+        return await self.leases.get(source, asker(name, certificate), [USER, PASSWORD], fresh_for=300.0)
 
     async def work(self, seconds: float = 0.0) -> None:
         """Let time pass, and everything happen that is due by then."""
         self.clock.advance(seconds)
-        await self.leases.upkeep.heed_policy()
+        await self.leases.upkeep.heed()
         self.leases.upkeep.step()
         await self.leases.upkeep.idle()
 
@@ -166,8 +189,9 @@ class Desk:
         )
 
 
-def asker(name: str = "spiffe://prod.example/shipper") -> Asker:
-    return Asker(fake_peer(name), Context(address=ip_address("127.0.0.1"), now=START))
+def asker(name: str = "spiffe://prod.example/shipper", certificate: str = "first", anchor: str = "authority") -> Asker:
+    chain = VerifiedChain(certificates=frozenset({certificate, f"issuer of {anchor}"}), anchor=anchor)
+    return Asker(replace(fake_peer(name), chain=chain), Context(address=ip_address("127.0.0.1"), now=START))
 
 
 def values(cached: Cached) -> tuple[bytes, bytes]:

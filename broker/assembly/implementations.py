@@ -13,7 +13,7 @@ from broker.leases.record import LeaseRecord
 from broker.providers.base import Provider, ProviderTools
 from broker.providers.own_variables import OwnVariables
 from broker.providers.registry import PROVIDERS, entry_for
-from broker.store.schema import schema_version
+from broker.store.schema import STATE, schema_version
 from broker.store.state import SqliteStateStore, read_leases
 from broker.store.trail import SqliteTrailStore
 from broker.store.trail_reader import SqliteTrailReader
@@ -88,6 +88,6 @@ def open_leases(database: Path) -> Iterator[LeaseRecord]:
     return read_leases(database)
 
 
-def known_schema() -> int:
-    """Return the version of the audit database that this broker writes."""
-    return schema_version()
+def known_schemas() -> tuple[int, int]:
+    """Return the versions of the audit database and of the state that this broker writes."""
+    return schema_version(), schema_version(STATE)

@@ -14,6 +14,7 @@ from broker.fair_queue import FairQueue, FairQueues
 from broker.grammar import VAULT
 from broker.leases.book import LeaseSettings
 from broker.leases.leases import Leases
+from broker.leases.standing import Grounds
 from broker.lifetime import Lifetime
 from broker.providers.base import Leasing, ProviderTools
 from broker.sources import Sources
@@ -59,7 +60,7 @@ class SourceSide:
         self.leases = Leases(
             store=self._state,
             providers={scheme: one for scheme, one in self.providers.items() if isinstance(one, Leasing)},
-            policy=base.policy,
+            grounds=Grounds(policy=base.policy, trust=base.credentials),
             trail=base.trail,
             metrics=metrics,
             clock=clock,

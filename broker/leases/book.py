@@ -10,14 +10,17 @@ from typing import Final
 from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
 from broker.clock import Clock
 from broker.errors import AuditUnavailableError, StateUnavailableError, UpstreamDeniedError
-from broker.identity import IdentityKind
+from broker.identity import IdentityKind, PeerIdentity
 from broker.leases.held import Held, LeaseKey
-from broker.leases.record import LeaseReason, LeaseState, LeaseStore
+from broker.leases.record import Holder, LeaseReason, LeaseState, LeaseStore
 from broker.logs import EventLogger
 from broker.series.upstream import LeaseSeries
 from broker.source_words import SourceWords
 
 _LOG: Final = EventLogger("broker.leases")
+# A list names what it revoked for a while after that has ended, and nobody revokes it later.
+_HOLDER_SECONDS: Final = 7 * 86_400.0
+_LET_GO_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,7 @@ class LeaseBook:
         self._by_identity: dict[tuple[IdentityKind, str], dict[str, Held]] = {}
         self._moments: list[tuple[float, int, Held]] = []
         self._ties = itertools.count()
+        self._let_go_at = clock.monotonic() + _LET_GO_SECONDS
 
     async def open(self) -> None:
         """Take over what an earlier process has left: its values are gone, and its leases are not.
@@ -65,8 +69,12 @@ class LeaseBook:
             StateUnavailableError: The state can't be read or written.
 
         """
+        holders: dict[str, list[Holder]] = {}
+        for holder in await self._store.holders():
+            holders.setdefault(holder.lease, []).append(holder)
         for record in await self._store.leases():
             held = Held(record=record)
+            held.is_given(holders.get(record.id, ()))
             if record.state is LeaseState.MINTING and not record.parent:
                 # It may have been minted, and nothing is known by which it could be revoked.
                 _LOG.warning("lease_unknown", lease=record.id, effect="if it was made, it ends with its time to live")
@@ -99,10 +107,38 @@ class LeaseBook:
         """Return the leases of one identity."""
         return tuple(self._by_identity.get((kind, name), {}).values())
 
-    async def begin(self, held: Held) -> None:
-        """Make durable that something may be minted from now on. Raises: StateUnavailableError."""
-        await self._store.keep_leases([held.record])
+    async def begin(self, held: Held, peer: PeerIdentity) -> None:
+        """Make durable that something may be minted for `peer` from now on. Raises: StateUnavailableError."""
+        holders = held.new_holders(peer)
+        await self._store.keep_leases([held.record], holders)
+        held.is_given(holders)
         self._add(held)
+
+    async def give(self, held: Held, peer: PeerIdentity) -> bool:
+        """Make durable that `peer` gets `held`, and return whether its certificate gets it for the first time.
+
+        Raises:
+            StateUnavailableError: It can't be made durable, so that `peer` may not get it.
+
+        """
+        holders = held.new_holders(peer)
+        if holders:
+            await self._store.keep_leases([], holders)
+            held.is_given(holders)
+        return bool(holders)
+
+    async def let_go_of_holders(self) -> None:
+        """Forget certificates that ended long ago, once an hour: a lease may be renewed for years."""
+        if self._clock.monotonic() < self._let_go_at:
+            return
+        self._let_go_at = self._clock.monotonic() + _LET_GO_SECONDS
+        ended_before = self._clock.now() - _HOLDER_SECONDS
+        for held in self._held.values():
+            held.let_go_of_holders(ended_before=ended_before)
+        try:
+            await self._store.forget_holders(ended_before=ended_before)
+        except StateUnavailableError as error:
+            _LOG.warning("holders_not_forgotten", reason=error.detail, effect="it is tried again in an hour")
 
     async def adopt(self, held: Held, key: LeaseKey) -> None:
         """Hand out `held` from now on, and let what it replaces end after the overlap.
@@ -162,7 +198,8 @@ class LeaseBook:
         await self.withdraw_all([held], reason)
 
     async def withdraw_all(self, leases: Sequence[Held], reason: LeaseReason) -> None:
-        """As `withdraw`, for many at once."""
+        """As `withdraw`, for many at once; what is forgotten already stays so."""
+        leases = [held for held in leases if self._held.get(held.record.id) is held]
         for held in leases:
             self._leave(held)
             if held.record.state is not LeaseState.REVOKING:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from broker.cache.remembered import Cached, LeaseFacts
 from broker.errors import FetchError, SourceUnavailableError
 from broker.identity import IdentityKind, PeerIdentity
-from broker.leases.record import LeaseRecord
+from broker.leases.record import Holder, LeaseRecord
 from broker.policy.decision import Context
 from broker.reference import Reference, Source
 from broker.secret import Reading
@@ -60,6 +60,7 @@ class Held:
         failure: Why the last revocation failed; None: none was tried, or none has failed.
         moment: Steady time at which something has to happen to it.
         answered: The answer as it stands now.
+        holders: The certificates that it was given to and those that vouch for them, by their names.
 
     """
 
@@ -78,6 +79,7 @@ class Held:
     failure: FetchError | None = None
     moment: float = math.inf
     answered: Cached | None = None
+    holders: dict[str, Holder] = field(default_factory=dict)
 
     def ask(self, asker: Asker, references: Iterable[Reference], *, now: float) -> None:
         """Note that somebody who may have it asks for it at the steady time `now`."""
@@ -85,6 +87,31 @@ class Held:
         for reference in references:
             if len(self.references) < _MAX_REFERENCES:
                 self.references[reference.text] = reference
+
+    def new_holders(self, peer: PeerIdentity) -> list[Holder]:
+        """Return what has to be kept before `peer` gets it; nothing when its certificate got it before."""
+        chain = peer.chain
+        known = (self.holders.get(certificate) for certificate in chain.certificates)
+        if all(holder is not None and holder.anchor == chain.anchor for holder in known):
+            return []
+        # All of the chain: what vouches for several certificates counts as long as the last of them.
+        return [
+            Holder(
+                lease=self.record.id,
+                certificate=certificate,
+                anchor=chain.anchor,
+                ends=max(peer.not_after, self.holders[certificate].ends if certificate in self.holders else 0.0),
+            )
+            for certificate in chain.certificates
+        ]
+
+    def is_given(self, holders: Iterable[Holder]) -> None:
+        """Note `holders`, which are kept."""
+        self.holders.update((holder.certificate, holder) for holder in holders)
+
+    def let_go_of_holders(self, *, ended_before: float) -> None:
+        """Forget those that ended before this wall time."""
+        self.holders = {name: holder for name, holder in self.holders.items() if holder.ends >= ended_before}
 
     @property
     def lives_on_request(self) -> bool:

@@ -13,7 +13,8 @@ from broker.leases.book import LeaseBook, LeaseSettings
 from broker.leases.held import Asker
 from broker.leases.minting import Minting
 from broker.leases.record import LeaseReason, LeaseRecord, LeaseState, LeaseStore
-from broker.leases.upkeep import PolicySource, Revocation, Upkeep, Withdrawal
+from broker.leases.standing import Grounds, Standing
+from broker.leases.upkeep import Revocation, Upkeep, Withdrawal
 from broker.providers.base import Leasing
 from broker.reference import Reference, Source
 from broker.series.upstream import LeaseSeries
@@ -29,7 +30,7 @@ class Leases:
         *,
         store: LeaseStore,
         providers: Mapping[str, Leasing],
-        policy: PolicySource,
+        grounds: Grounds,
         trail: EventSink,
         metrics: LeaseSeries,
         clock: Clock,
@@ -39,15 +40,16 @@ class Leases:
         """Keep the collaborators; `open` comes first."""
         self._settings = settings
         self._book = LeaseBook(store=store, trail=trail, metrics=metrics, clock=clock, settings=settings)
-        self._upkeep = Upkeep(book=self._book, providers=providers, policy=policy, clock=clock, queues=queues)
+        standing = Standing(book=self._book, grounds=grounds, clock=clock)
+        self._upkeep = Upkeep(book=self._book, providers=providers, standing=standing, clock=clock, queues=queues)
         self._minting = Minting(
             book=self._book,
             providers=providers,
             clock=clock,
             queues=queues,
+            standing=standing,
             doubt=self._upkeep.look_at,
-            refused_seconds=settings.refused_seconds,
-            max_per_identity=settings.max_per_identity,
+            settings=settings,
         )
 
     async def open(self) -> None:
@@ -63,11 +65,17 @@ class Leases:
         """Return what does the work of `keep`."""
         return self._upkeep
 
-    def lookup(
+    async def lookup(
         self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float
     ) -> Cached | None:
-        """Return the answer from a lease that lives, else None; policy was asked before."""
-        return self._minting.lookup(source, asker, references, fresh_for=fresh_for)
+        """Return the answer from a lease that lives, else None; policy was asked before.
+
+        Raises:
+            SourceUnavailableError: It was withdrawn meanwhile.
+            StateUnavailableError: That this certificate gets it can't be made durable.
+
+        """
+        return await self._minting.lookup(source, asker, references, fresh_for=fresh_for)
 
     def watched(self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float) -> str | None:
         """Return the name of the lease of an asker who watches, as `Minting.watched`; policy was asked before."""

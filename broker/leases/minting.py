@@ -10,9 +10,10 @@ from broker.cache.remembered import Cached
 from broker.clock import Clock
 from broker.errors import FetchError, LeaseLimitError, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
 from broker.fair_queue import FairQueues
-from broker.leases.book import LeaseBook
+from broker.leases.book import LeaseBook, LeaseSettings
 from broker.leases.held import Asker, Held, LeaseKey
 from broker.leases.record import LeaseReason, LeaseRecord, LeaseState
+from broker.leases.standing import Standing
 from broker.logs import EventLogger
 from broker.providers.base import Leasing, Parent
 from broker.reference import Reference, Source, spell
@@ -36,19 +37,19 @@ class Minting:
         providers: Mapping[str, Leasing],
         clock: Clock,
         queues: FairQueues,
+        standing: Standing,
         doubt: Callable[[Held], None],
-        refused_seconds: float,
-        max_per_identity: int,
+        settings: LeaseSettings,
         mint_seconds: float = 30.0,
     ) -> None:
         """Mint by `providers`, by their schemes; a mint that takes longer than `mint_seconds` is given up.
 
-        Each waits for its turn in `queues`, in the lane of its identity. A refusal is remembered for `refused_seconds`.
+        Each waits for its turn in `queues`, in the lane of its identity.
         `doubt` is told of leases that were not heard of for long, and finds out without holding anybody up.
         """
         self._queues = queues
-        self._refused_seconds = refused_seconds
-        self._max_per_identity = max_per_identity
+        self._settings = settings
+        self._standing = standing
         self._doubt = doubt
         self._book = book
         self._providers = providers
@@ -58,30 +59,29 @@ class Minting:
         self._pauses: dict[LeaseKey, tuple[float, FetchError]] = {}
         self._closed = False
 
-    def lookup(
+    async def lookup(
         self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float
     ) -> Cached | None:
         """Return the answer from a lease that lives and need not be replaced, else None.
 
         One that was not heard of for `fresh_for` seconds is looked at behind.
+
+        Raises:
+            SourceUnavailableError: It was withdrawn meanwhile.
+            StateUnavailableError: That this certificate gets it can't be made durable.
+
         """
-        held = self._book.live(asker.key(source))
-        now = self._clock.monotonic()
-        if held is None or now >= min(held.ends, held.replace_at):
-            return None
-        held.ask(asker, references, now=now)
-        if held.is_doubtful(now, fresh_for=fresh_for):
-            self._doubt(held)
-        return held.answer()
+        held = self._asked_for(source, asker, references, fresh_for=fresh_for)
+        return None if held is None else await self._hand_out(held, asker)
 
     def watched(self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float) -> str | None:
         """Return the name of the lease of an asker who watches, "" when it should be replaced, None without one.
 
         Who watches asks for it, so that it is renewed. It is looked at as by `lookup`.
         """
-        answer = self.lookup(source, asker, references, fresh_for=fresh_for)
-        if answer is not None and answer.lease is not None:
-            return answer.lease.id
+        held = self._asked_for(source, asker, references, fresh_for=fresh_for)
+        if held is not None:
+            return held.record.id
         held = self._book.live(asker.key(source))
         return None if held is None or self._clock.monotonic() >= held.ends else ""
 
@@ -95,7 +95,7 @@ class Minting:
 
         """
         references = tuple(references)
-        known = self.lookup(source, asker, references, fresh_for=fresh_for)
+        known = await self.lookup(source, asker, references, fresh_for=fresh_for)
         if known is not None:
             return known
         key = asker.key(source)
@@ -106,10 +106,10 @@ class Minting:
             outcome = pause[1]
         if isinstance(outcome, Held):
             outcome.ask(asker, references, now=self._clock.monotonic())
-            return outcome.answer()
+            return await self._hand_out(outcome, asker, minted=True)
         if isinstance(outcome, Cached):
             return outcome
-        return await self._old_or_error(key, outcome)
+        return await self._old_or_error(key, asker, outcome)
 
     async def aclose(self, *, seconds: float) -> None:
         """Wait at most `seconds` for what is being minted, and mint nothing more."""
@@ -122,11 +122,38 @@ class Minting:
             if late:
                 await asyncio.wait(late)
 
-    async def _old_or_error(self, key: LeaseKey, error: FetchError) -> Cached:
+    def _asked_for(
+        self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float
+    ) -> Held | None:
+        """Return the lease that lives and need not be replaced, which is kept alive by that, else None."""
+        held = self._book.live(asker.key(source))
+        now = self._clock.monotonic()
+        if held is None or now >= min(held.ends, held.replace_at):
+            return None
+        held.ask(asker, references, now=now)
+        if held.is_doubtful(now, fresh_for=fresh_for):
+            self._doubt(held)
+        return held
+
+    async def _hand_out(self, held: Held, asker: Asker, *, minted: bool = False) -> Cached:
+        """Return the answer, once it is durable who has got it.
+
+        Raises:
+            SourceUnavailableError: It was withdrawn meanwhile.
+            StateUnavailableError: It can't be made durable.
+
+        """
+        if await self._book.give(held, asker.peer) or minted:
+            # The certificate may have been revoked since this request began, and when all leases were looked at for
+            # that, this one was not made yet, or had not this holder.
+            await self._standing.check(held)
+        return held.answer()
+
+    async def _old_or_error(self, key: LeaseKey, asker: Asker, error: FetchError) -> Cached:
         held = self._book.live(key)
         if held is not None and self._clock.monotonic() < held.ends:
             if isinstance(error, SourceUnavailableError):
-                return held.answer()
+                return await self._hand_out(held, asker)
             # The back end was asked about it and says no: what it gave before counts no more either.
             await self._book.withdraw(held, LeaseReason.DENIED)
         raise error.with_traceback(None)
@@ -167,7 +194,7 @@ class Minting:
             self._pauses[key] = (self._clock.monotonic() + seconds, error)
             return error
         except FetchError as error:
-            self._pauses[key] = (self._clock.monotonic() + self._refused_seconds, error)
+            self._pauses[key] = (self._clock.monotonic() + self._settings.refused_seconds, error)
             return error
 
     async def _mint(self, key: LeaseKey, asker: Asker, references: tuple[Reference, ...]) -> Held | Cached:
@@ -175,7 +202,7 @@ class Minting:
         leasing = self._providers[key.source.scheme]
         parent = await self._in_time(leasing.prepare(key.source))
         held = self._begun(key, parent)
-        await self._book.begin(held)
+        await self._book.begin(held, asker.peer)
         try:
             reading = await self._in_time(leasing.mint(key.source, parent))
         except FetchError as error:
@@ -202,10 +229,10 @@ class Minting:
         """Let nobody have more leases than one may; another in place of one is well. Raises: LeaseLimitError."""
         counted = {LeaseState.MINTING, LeaseState.LIVE}
         others = (held for held in self._book.of(key.kind, key.name) if held.key != key)
-        if sum(held.record.state in counted for held in others) >= self._max_per_identity:
+        if sum(held.record.state in counted for held in others) >= self._settings.max_per_identity:
             message = (
-                f"this identity has {self._max_per_identity} leases already, as many as one may have; give back what "
-                "it does not use (DELETE /v1/leases/ID), or raise leases.max_per_identity"
+                f"this identity has {self._settings.max_per_identity} leases already, as many as one may have; give "
+                "back what it does not use (DELETE /v1/leases/ID), or raise leases.max_per_identity"
             )
             raise LeaseLimitError(message, retry_after=_LONGEST_PAUSE_SECONDS)
 

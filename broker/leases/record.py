@@ -32,6 +32,10 @@ class LeaseReason(StrEnum):
     POLICY = "policy"
     SHUTDOWN = "shutdown"
     DENIED = "denied"
+    # A certificate that it was given to was revoked, or one that vouches for such a certificate.
+    CERTIFICATE_REVOKED = "certificate_revoked"
+    # The broker accepts no authority any more that vouched for those that it was given to.
+    AUTHORITY_DROPPED = "authority_dropped"
     # The mint gave no answer, or one that can't be handed out.
     ABANDONED = "abandoned"
 
@@ -86,6 +90,24 @@ class LeaseRecord:
         return (self.identity_kind, self.identity) == (peer.kind, peer.name)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A certificate that a lease was given to, or that vouches for one.
+
+    Attributes:
+        lease: The id of the lease.
+        certificate: Its name, by `certificate_ids`.
+        anchor: The authority at the end of the chain, by `key_id`.
+        ends: When nobody may show it any more, in wall seconds.
+
+    """
+
+    lease: str
+    certificate: str
+    anchor: str
+    ends: float
+
+
 class LeaseStore(Protocol):
     """Keeps records; what it has returned from is durable."""
 
@@ -93,10 +115,18 @@ class LeaseStore(Protocol):
         """Return every record. Raises: StateUnavailableError."""
         ...
 
-    async def keep_leases(self, records: Sequence[LeaseRecord], /) -> None:
-        """Keep all of `records`, or none, each in place of the one with the same id. Raises: StateUnavailableError."""
+    async def holders(self) -> Sequence[Holder]:
+        """Return every holder of every lease. Raises: StateUnavailableError."""
+        ...
+
+    async def keep_leases(self, records: Sequence[LeaseRecord], holders: Sequence[Holder] = (), /) -> None:
+        """Keep all of them, or none, each in place of the one with the same name. Raises: StateUnavailableError."""
+        ...
+
+    async def forget_holders(self, *, ended_before: float) -> None:
+        """Let go of the holders that ended before this wall time. Raises: StateUnavailableError."""
         ...
 
     async def forget_lease(self, lease_id: str, /) -> None:
-        """Let go of one record. Raises: StateUnavailableError."""
+        """Let go of one record and its holders. Raises: StateUnavailableError."""
         ...

@@ -1,23 +1,21 @@
-"""When something is done about leases, with nobody asking or at once: what falls due, and the policy's word."""
+"""When something is done about leases, with nobody asking or at once: what falls due, and what may stand no more."""
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final
 
 from broker.clock import Clock
 from broker.errors import FetchError
 from broker.fair_queue import FairQueues, QueueFullError
-from broker.identity import PeerIdentity
 from broker.leases.book import LeaseBook
 from broker.leases.chores import Chores
 from broker.leases.held import Held
-from broker.leases.record import LeaseReason, LeaseRecord, LeaseState
+from broker.leases.record import LeaseReason, LeaseRecord
+from broker.leases.standing import Standing
 from broker.logs import EventLogger, error_fields
-from broker.policy.decision import Allow, Context, Decision
 from broker.providers.base import Leasing
-from broker.reference import Reference
 from broker.trace_context import untraced
 
 _LOG: Final = EventLogger("broker.leases")
@@ -25,8 +23,6 @@ _LOG: Final = EventLogger("broker.leases")
 _AT_ONCE: Final = 16
 _STEP_SECONDS: Final = 0.5
 _BUG_SECONDS: Final = 60.0
-# How many leases policy is asked about before others get their turn.
-_POLICY_STEP: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,29 +41,6 @@ class Withdrawal:
     left: tuple[tuple[LeaseRecord, FetchError | None], ...]
 
 
-class Policy(Protocol):
-    """What is asked of a policy."""
-
-    def decide_all(
-        self, *, identity: PeerIdentity, references: Sequence[Reference], context: Context
-    ) -> Sequence[Decision]:
-        """Decide about each reference."""
-        ...
-
-    def recognises(self, identity: PeerIdentity, /) -> bool:
-        """Tell whether policy names this identity."""
-        ...
-
-
-class PolicySource(Protocol):
-    """Holds the policy in force."""
-
-    @property
-    def current(self) -> Policy:
-        """Return the policy in force now."""
-        ...
-
-
 class Upkeep:
     """Do what is due to the leases of one book."""
 
@@ -76,7 +49,7 @@ class Upkeep:
         *,
         book: LeaseBook,
         providers: Mapping[str, Leasing],
-        policy: PolicySource,
+        standing: Standing,
         clock: Clock,
         queues: FairQueues,
     ) -> None:
@@ -84,11 +57,8 @@ class Upkeep:
         self._queues = queues
         self._book = book
         self._chores = Chores(book=book, providers=providers, clock=clock)
-        self._policy = policy
+        self._standing = standing
         self._clock = clock
-        self._asked: Policy = policy.current
-        # Being minted when a new policy came.
-        self._minting: set[str] = set()
         self._work: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
 
@@ -96,13 +66,18 @@ class Upkeep:
         """Work for ever."""
         while True:
             self._wake.clear()
-            await self.heed_policy()
+            await self.heed()
             self.step()
             try:
                 async with asyncio.timeout(_STEP_SECONDS):
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    async def heed(self) -> None:
+        """Withdraw what may not stand any more, and let go of what says nothing about that any more."""
+        await self._standing.heed()
+        await self._book.let_go_of_holders()
 
     def step(self) -> None:
         """Begin what is due, as much as may be under way at once."""
@@ -139,35 +114,6 @@ class Upkeep:
                 if self._book.get(held.record.id) is held:
                     await asyncio.wait({self._work.get(held.record.id) or self._begin(held)})
         return Revocation(gone=self._book.get(held.record.id) is None, failure=held.failure)
-
-    async def heed_policy(self) -> None:
-        """Withdraw what a new policy does not allow any more."""
-        for lease_id in tuple(self._minting):
-            held = self._book.get(lease_id)
-            if held is None or held.record.state is not LeaseState.MINTING:
-                self._minting.discard(lease_id)
-                if held is not None:
-                    await self._heed(held, self._policy.current)
-        policy = self._policy.current
-        if policy is self._asked:
-            return
-        for number, held in enumerate(self._book.all(), 1):
-            await self._heed(held, policy)
-            if number % _POLICY_STEP == 0:
-                await asyncio.sleep(0)
-        # Not before all of them were asked about: what fails on the way is done again.
-        self._asked = policy
-
-    async def _heed(self, held: Held, policy: Policy) -> None:
-        match held.record.state:
-            case LeaseState.MINTING:
-                # There is nothing to revoke yet, and it may be handed out in a moment: asked about then.
-                self._minting.add(held.record.id)
-            case LeaseState.LIVE | LeaseState.SUPERSEDED:
-                if not self._is_allowed(policy, held):
-                    await self._book.withdraw(held, LeaseReason.POLICY)
-            case LeaseState.REVOKING:
-                return
 
     async def revoke_all(self, *, seconds: float) -> None:
         """Revoke every lease that the back end can revoke; what is left after `seconds` is for the next start."""
@@ -216,16 +162,3 @@ class Upkeep:
         if error is not None:
             _LOG.error("bug", **error_fields(error))
             self._book.remind(held, self._clock.monotonic() + _BUG_SECONDS)
-
-    def _is_allowed(self, policy: Policy, held: Held) -> bool:
-        asker, record = held.asker, held.record
-        if asker is None:
-            # Read back after a restart: its own questions are not known any more.
-            peer = PeerIdentity(
-                kind=record.identity_kind, name=record.identity, thumbprint="", not_before=0.0, not_after=0.0
-            )
-            return policy.recognises(peer)
-        context = replace(asker.context, now=self._clock.now())
-        references = tuple(held.references.values())
-        decisions = policy.decide_all(identity=asker.peer, references=references, context=context)
-        return any(isinstance(decision, Allow) for decision in decisions)

@@ -11,7 +11,7 @@ from typing import Final
 
 from broker.identity import PeerIdentity
 from broker.pattern import Pattern
-from broker.policy.conditions import Conditions
+from broker.policy.conditions import UNCONDITIONAL, Conditions
 from broker.policy.decision import Context, Decision, Deny, DenyReason
 from broker.policy.index import PatternIndex
 from broker.policy.model import EVERYONE, PolicyModel
@@ -69,6 +69,27 @@ class Policy:
             return [Deny(DenyReason.ADMINISTRATOR)] * len(references)
         effects = Effects(context, environment=subject.environment)
         return [self._case(reference, subject).decide(reference, effects) for reference in references]
+
+    def gives_any_of(self, *, identity: PeerIdentity, reference: Reference) -> bool:
+        """Tell whether `identity` may have any part of `reference` in some circumstances.
+
+        This is for what it has got already, in circumstances that nobody knows any more. It is no permission.
+        """
+        subject = self._subjects.find(identity)
+        if not isinstance(subject, Subject) or subject.name in self._administrators:
+            return False
+        walled = any(
+            environment != subject.environment and pattern.covers_reference(reference)
+            for pattern, environment in self._walls.touching(reference)
+        )
+        denied = any(
+            rule.conditions == UNCONDITIONAL and any(pattern.covers_reference(reference) for pattern in rule.patterns)
+            for rule in self._denying(reference, subject)
+        )
+        if walled or denied or subject.name not in self._by_recipient:
+            return False
+        found = self._by_recipient[subject.name].allow.touching(reference)
+        return any(pattern.covers_source(reference.source) for pattern, _ in found)
 
     def subject_of(self, identity: PeerIdentity) -> Subject | Ambiguous | None:
         """Return the entry of the file that `identity` is."""

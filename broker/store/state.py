@@ -1,7 +1,7 @@
 """The broker's state in SQLite: what it must remember over a restart, and no value."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from broker.errors import SettingsInvalidError
 from broker.identity import IdentityKind
-from broker.leases.record import LeaseReason, LeaseRecord, LeaseState
+from broker.leases.record import Holder, LeaseReason, LeaseRecord, LeaseState
 from broker.store.database import Database
 from broker.store.schema import STATE, fault_of, newer, schema_version
 
@@ -19,6 +19,10 @@ _COLUMNS: Final = (
 )
 _SELECT: Final = f"SELECT {_COLUMNS} FROM lease ORDER BY created_ms, id"  # noqa: S608  A constant.
 _KEEP: Final = f"INSERT OR REPLACE INTO lease ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+
+_HOLDERS: Final = "lease, certificate, anchor, ends_ms"
+_SELECT_HOLDERS: Final = f"SELECT {_HOLDERS} FROM holder"  # noqa: S608  A constant.
+_KEEP_HOLDER: Final = f"INSERT OR REPLACE INTO holder ({_HOLDERS}) VALUES (?, ?, ?, ?)"  # noqa: S608  As above.
 
 
 class SqliteStateStore:
@@ -42,14 +46,34 @@ class SqliteStateStore:
         """Return every record. Raises: StateUnavailableError."""
         return await self._database.call(lambda it: [_record(row) for row in it.execute(_SELECT)])
 
-    async def keep_leases(self, records: Sequence[LeaseRecord], /) -> None:
-        """Keep all of `records`, or none, each in place of the one with the same id. Raises: StateUnavailableError."""
+    async def holders(self) -> Sequence[Holder]:
+        """Return every holder of every lease. Raises: StateUnavailableError."""
+        return await self._database.call(lambda it: [_holder(row) for row in it.execute(_SELECT_HOLDERS)])
+
+    async def keep_leases(self, records: Sequence[LeaseRecord], holders: Sequence[Holder] = (), /) -> None:
+        """Keep all of them, or none, each in place of the one with the same name. Raises: StateUnavailableError."""
         rows = [_row(record) for record in records]
-        await self._database.call(lambda it: _keep(it, rows))
+        held = [(each.lease, each.certificate, each.anchor, round(each.ends * 1000)) for each in holders]
+
+        def keep(connection: sqlite3.Connection) -> None:
+            connection.executemany(_KEEP, rows)
+            connection.executemany(_KEEP_HOLDER, held)
+
+        await self._database.call(lambda it: _as_one(it, keep))
+
+    async def forget_holders(self, *, ended_before: float) -> None:
+        """Let go of the holders that ended before this wall time. Raises: StateUnavailableError."""
+        moment = round(ended_before * 1000)
+        await self._database.call(lambda it: it.execute("DELETE FROM holder WHERE ends_ms < ?", (moment,)))
 
     async def forget_lease(self, lease_id: str, /) -> None:
-        """Let go of one record. Raises: StateUnavailableError."""
-        await self._database.call(lambda it: it.execute("DELETE FROM lease WHERE id = ?", (lease_id,)))
+        """Let go of one record and its holders. Raises: StateUnavailableError."""
+
+        def forget(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM lease WHERE id = ?", (lease_id,))
+            connection.execute("DELETE FROM holder WHERE lease = ?", (lease_id,))
+
+        await self._database.call(lambda it: _as_one(it, forget))
 
     async def aclose(self) -> None:
         """Finish what was asked and close the database; a second call does nothing."""
@@ -78,10 +102,10 @@ def read_leases(path: Path) -> Iterator[LeaseRecord]:
     yield from map(_record, rows)
 
 
-def _keep(connection: sqlite3.Connection, rows: Sequence[tuple[object, ...]]) -> None:
+def _as_one(connection: sqlite3.Connection, write: Callable[[sqlite3.Connection], None]) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.executemany(_KEEP, rows)
+        write(connection)
         connection.execute("COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):
@@ -123,3 +147,7 @@ def _record(row: tuple[Any, ...]) -> LeaseRecord:
         expires=row[11] / 1000,
         due=None if row[12] is None else row[12] / 1000,
     )
+
+
+def _holder(row: tuple[Any, ...]) -> Holder:
+    return Holder(lease=row[0], certificate=row[1], anchor=row[2], ends=row[3] / 1000)

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,13 @@ import pytest
 from broker.audit.chain import TrailRecord
 from broker.audit.writer import TrailStore
 from broker.errors import AuditUnavailableError, BrokerError, SettingsInvalidError, StateUnavailableError
+from broker.leases.record import Holder, LeaseState
 from broker.store.state import SqliteStateStore
 from broker.store.trail import SqliteTrailStore
 from broker.store.trail_reader import SqliteTrailReader
 from broker.store.writer_lock import WriterLock
+from tests.fakes import fake_lease
+from tests.old_states import LEASES, restore
 from tests.trails import MemoryStore
 
 TRAIL = "ab" * 16
@@ -228,3 +232,32 @@ def test_a_reader_of_something_else_says_so(tmp_path: Path, content: bytes | Non
     with pytest.raises(BrokerError) as caught:
         SqliteTrailReader(file)
     assert caught.value.code == "settings_invalid"
+
+
+async def test_a_state_of_the_first_schema_is_read_as_its_broker_left_it(tmp_path: Path) -> None:
+    restore("state-0001", tmp_path / "state.db")
+    store = SqliteStateStore(tmp_path / "state.db")
+    await store.open()
+    assert {record.id: record for record in await store.leases()} == {record.id: record for record in LEASES}
+    assert await store.holders() == []
+    await store.aclose()
+
+
+async def test_holders_are_kept_with_their_lease_and_go_with_it_or_by_age(tmp_path: Path) -> None:
+    store = SqliteStateStore(tmp_path / "state.db")
+    await store.open()
+    first, second = (
+        Holder(lease=lease, certificate="1f@issuer", anchor="key", ends=ends)
+        for lease, ends in (("lease_a", 1_800_000_000.0), ("lease_b", 1_900_000_000.5))
+    )
+    await store.keep_leases([fake_lease()], [first, second])
+    # As often as its state changes, and no matter who has it.
+    await store.keep_leases([fake_lease(state=LeaseState.SUPERSEDED)])
+    assert sorted(await store.holders(), key=lambda holder: holder.lease) == [first, second]
+    await store.forget_holders(ended_before=1_800_000_001.0)
+    assert await store.holders() == [second]
+    await store.keep_leases([], [replace(second, anchor="another")])
+    assert await store.holders() == [replace(second, anchor="another")]
+    await store.forget_lease("lease_b")
+    assert await store.holders() == []
+    await store.aclose()

@@ -97,7 +97,7 @@ async def test_ten_thousand_renewals_due_together_stay_within_the_budget_and_non
     assert len(counter.leases) == LEASES
     assert set(counter.leases.values()) == {1}
     assert desk.count("lost") == desk.count("renew_failed") == 0
-    assert all(desk.leases.lookup(SOURCE, each, [USER], fresh_for=300.0) is not None for each in asked)
+    assert all([await desk.leases.lookup(SOURCE, each, [USER], fresh_for=300.0) for each in asked])
     took = counter.moments[-1] - counter.moments[0]
     assert took >= LEASES / PER_SECOND - 2
     write_figure(

@@ -19,11 +19,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from broker.errors import IdentityRefusedError, SettingsInvalidError
+from broker.identity import VerifiedChain
 from broker.web.listening.binding import bind
 from broker.web.listening.tls_listener import HandshakeResult, TlsListener
 from broker.web.tls.certificates import TlsFiles, build_context, read_pair, read_trust
 from broker.web.tls.handshake import HandshakeOutcome, handshake_failure_reason
-from broker.web.tls.peers import Peers, VerifiedChain
+from broker.web.tls.peers import Peers
 from tests.certificates import Files, TestAuthority, client_context
 from tests.dialing import REQUEST, ask, dial
 from tests.waiting import until

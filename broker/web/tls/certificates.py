@@ -16,6 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from broker.finding import FoundError, found
+from broker.identity import key_id
 from broker.key_file import read_private, unreadable
 from broker.secret import SecretValue
 from broker.web.tls.context import load_pair, load_trust, new_context
@@ -72,13 +73,27 @@ class ServerPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientTrust:
-    """The authorities of the agents, and what they have revoked; None: lists are not asked."""
+    """The authorities of the agents, and what they have revoked.
+
+    Attributes:
+        authorities: Each certificate of an authority.
+        pem: The same, as it was read.
+        lists: What they have revoked; None: lists are not asked.
+        anchors: Their keys, by `key_id`.
+        valid: Those that had not ended when they were read.
+
+    """
 
     authorities: tuple[x509.Certificate, ...]
     pem: bytes
     lists: RevocationLists | None
-    keys: frozenset[bytes]
+    anchors: frozenset[str]
     valid: tuple[x509.Certificate, ...]
+
+    @property
+    def revoked(self) -> frozenset[str]:
+        """Return the certificates that may not be used any more, by `certificate_ids`."""
+        return frozenset() if self.lists is None else self.lists.revoked
 
     @property
     def validity(self) -> Validity:
@@ -171,8 +186,8 @@ def read_trust(files: TlsFiles, *, now: float, before: RevocationLists | None = 
     lists = None
     if files.client_crl is not None:
         lists = read_lists(files.client_crl, authorities, now=now, keep_stale=files.keep_stale, before=before)
-    keys = frozenset(key_of(authority) for authority in authorities)
-    trust = ClientTrust(authorities=authorities, pem=pem, lists=lists, keys=keys, valid=valid)
+    anchors = frozenset(key_id(key_of(authority)) for authority in authorities)
+    trust = ClientTrust(authorities=authorities, pem=pem, lists=lists, anchors=anchors, valid=valid)
     try:
         load_trust(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pem=pem, lists=None if lists is None else lists.pem)
     except (OSError, ValueError):

@@ -13,10 +13,10 @@ from typing import Final, TypeVar
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError, IdentityRefusedReason
 from broker.finding import FoundError
+from broker.identity import VerifiedChain
 from broker.reload import Accepted, PartName, Refused
 from broker.series.connections import ConnectionSeries
 from broker.web.tls.certificates import ClientTrust, ServerPair, TlsFiles, build_context, read_pair, read_trust
-from broker.web.tls.peers import VerifiedChain
 
 # Readiness goes off this long before a list ends, so that the platform hears of it before the agents do.
 _BEFORE_STALE_SECONDS: Final = 60.0
@@ -66,6 +66,11 @@ class Credentials:
             *([] if files.client_crl is None else [files.client_crl]),
         ]
 
+    @property
+    def trust(self) -> ClientTrust:
+        """Return whom the broker admits now; each reload makes another one."""
+        return self._in_force.trust
+
     def context(self) -> ssl.SSLContext:
         """Return the context of the next connection."""
         in_force = self._in_force
@@ -80,12 +85,12 @@ class Credentials:
 
         """
         trust = self._in_force.trust
-        if chain.anchor not in trust.keys:
+        if chain.anchor not in trust.anchors:
             message = "the authority of the client certificate is not accepted any more; get a new certificate"
             raise IdentityRefusedError(message, reason=IdentityRefusedReason.AUTHORITY_DROPPED)
         if trust.lists is None:
             return
-        if not trust.lists.revoked.isdisjoint(chain.certificates):
+        if not trust.revoked.isdisjoint(chain.certificates):
             message = "the client certificate, or an authority of it, was revoked"
             raise IdentityRefusedError(message, reason=IdentityRefusedReason.REVOKED)
         if self._stale() and not self._files.keep_stale:

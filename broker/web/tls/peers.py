@@ -2,23 +2,15 @@
 
 import ssl
 import weakref
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Protocol
 
 from aiohttp import web
 from cryptography import x509
 
 from broker.errors import IdentityRefusedError, IdentityRefusedReason
-from broker.identity import PeerIdentity, identity_of, require_valid
-from broker.web.tls.revocation import CertificateId, key_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifiedChain:
-    """What the TLS library has verified: each certificate by issuer and serial number, and the authority's key."""
-
-    certificates: frozenset[CertificateId]
-    anchor: bytes
+from broker.identity import PeerIdentity, VerifiedChain, certificate_ids, identity_of, key_id, require_valid
+from broker.web.tls.revocation import key_of
 
 
 class Trust(Protocol):
@@ -29,12 +21,6 @@ class Trust(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Peer:
-    identity: PeerIdentity
-    chain: VerifiedChain
-
-
 class Peers:
     """Tell who is at the other end of a request's connection; a certificate is parsed once a connection."""
 
@@ -43,7 +29,7 @@ class Peers:
         self._trust = trust
         self._allow_no_eku = allow_no_eku
         # By the connection's TLS object, which lives as long as the connection and can be referred to weakly.
-        self._known: weakref.WeakKeyDictionary[ssl.SSLObject, _Peer] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[ssl.SSLObject, PeerIdentity] = weakref.WeakKeyDictionary()
 
     def peer_of(self, request: web.Request, *, now: float) -> PeerIdentity:
         """Return the peer, as its certificate proves it at `now`.
@@ -61,16 +47,16 @@ class Peers:
         peer = self._known.get(connection)
         if peer is None:
             peer = self._known[connection] = self._look(connection)
-        require_valid(peer.identity, now=now)
+        require_valid(peer, now=now)
         self._trust.require_trusted(peer.chain)
-        return peer.identity
+        return peer
 
-    def _look(self, connection: ssl.SSLObject) -> _Peer:
+    def _look(self, connection: ssl.SSLObject) -> PeerIdentity:
         leaf = connection.getpeercert(binary_form=True)
         if not leaf:
             message = "the client showed no certificate"
             raise IdentityRefusedError(message, reason=IdentityRefusedReason.NO_CERTIFICATE)
-        return _Peer(identity_of(leaf, allow_no_eku=self._allow_no_eku), _chain_of(connection))
+        return replace(identity_of(leaf, allow_no_eku=self._allow_no_eku), chain=_chain_of(connection))
 
 
 def _chain_of(connection: ssl.SSLObject) -> VerifiedChain:
@@ -81,6 +67,8 @@ def _chain_of(connection: ssl.SSLObject) -> VerifiedChain:
         encoded = [ssl.PEM_cert_to_DER_cert(found.public_bytes()) for found in connection._sslobj.get_verified_chain()]  # type: ignore[attr-defined]  # noqa: SLF001  As above: there is no other way to it.
     chain = [x509.load_der_x509_certificate(der) for der in encoded]
     return VerifiedChain(
-        certificates=frozenset((found.issuer.public_bytes(), found.serial_number) for found in chain),
-        anchor=key_of(chain[-1]),
+        certificates=frozenset(
+            name for found in chain for name in certificate_ids(found.issuer.public_bytes(), (found.serial_number,))
+        ),
+        anchor=key_id(key_of(chain[-1])),
     )

@@ -15,12 +15,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from broker.finding import FoundError, found
+from broker.identity import certificate_ids
 from broker.key_file import unreadable
 
 _BLOCK: Final = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
-
-# The issuer's name in DER with the serial number: what a CRL says of a certificate.
-CertificateId = tuple[bytes, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +27,7 @@ class RevocationLists:
 
     Attributes:
         pem: What OpenSSL is given.
-        revoked: What may not be used any more.
+        revoked: What may not be used any more, by `certificate_ids`.
         last_update: When the oldest of them begins, in wall seconds.
         next_update: When the first of them ends, in wall seconds.
         numbers: The number of each authority's list, by the authority's public key in DER.
@@ -37,7 +35,7 @@ class RevocationLists:
     """
 
     pem: bytes
-    revoked: frozenset[CertificateId]
+    revoked: frozenset[str]
     last_update: float
     next_update: float
     numbers: Mapping[bytes, int]
@@ -84,7 +82,11 @@ def read_lists(
             raise found(file, "crl_older", why, "fetch the authority's newest list")
     return RevocationLists(
         pem=b"".join(crl.public_bytes(Encoding.PEM) for crl in lists.values()),
-        revoked=frozenset((crl.issuer.public_bytes(), entry.serial_number) for crl in lists.values() for entry in crl),
+        revoked=frozenset(
+            name
+            for crl in lists.values()
+            for name in certificate_ids(crl.issuer.public_bytes(), (entry.serial_number for entry in crl))
+        ),
         last_update=min(crl.last_update_utc.timestamp() for crl in lists.values()),
         next_update=min(_end(crl).timestamp() for crl in lists.values()),
         numbers=numbers,

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from broker.__main__ import main
-from broker.store.schema import schema_version
+from broker.store.schema import STATE, schema_version
 
 ROOT = Path(__file__).parents[3]
 
@@ -30,7 +30,7 @@ def test_the_facts_are_those_of_this_process(capsys: pytest.CaptureFixture[str])
     assert main(["version", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["version"] == version("logflux-broker")
-    assert facts["schema"] == schema_version()
+    assert (facts["schema"], facts["state_schema"]) == (schema_version(), schema_version(STATE))
     assert facts["openssl"] == ssl.OPENSSL_VERSION
     assert facts["aiohttp"] == version("aiohttp")
     # The work tree is no build; what it was built from would be a guess.
@@ -40,7 +40,7 @@ def test_the_facts_are_those_of_this_process(capsys: pytest.CaptureFixture[str])
 def test_the_readable_form_has_a_line_a_fact(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["version"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines][:4] == ["version", "commit", "schema", "python"]
+    assert [line.split()[0] for line in lines][:5] == ["version", "commit", "schema", "state_schema", "python"]
 
 
 def _git(place: Path, *arguments: str) -> str:

@@ -18,7 +18,7 @@ from broker.errors import (
     StateUnavailableError,
     UpstreamDeniedError,
 )
-from broker.leases.record import LeaseRecord, LeaseState
+from broker.leases.record import Holder, LeaseRecord, LeaseState
 from broker.policy.decision import Allow
 from broker.providers.base import Extension, Grip, Leasing
 from tests.fakes import START, FakePolicy, fake_lease, fake_peer
@@ -287,7 +287,7 @@ async def test_a_renewal_that_fails_does_not_put_off_what_policy_has_withdrawn(d
     desk.leases.upkeep.step()
     await asyncio.sleep(0)
     desk.held = FakePolicy()
-    await desk.leases.upkeep.heed_policy()
+    await desk.leases.upkeep.heed()
     answered.set()
     await desk.leases.upkeep.idle()
     await desk.work(2)
@@ -316,8 +316,8 @@ async def replacing(desk: Desk) -> "tuple[asyncio.Task[Cached], asyncio.Event]":
     desk.clock.advance(HOUR * 0.8)
     keep, writing, go_on = desk.state.keep_leases, asyncio.Event(), asyncio.Event()
 
-    async def slow(records: list[LeaseRecord]) -> None:
-        await keep(records)
+    async def slow(records: list[LeaseRecord], *holders: list[Holder]) -> None:
+        await keep(records, *holders)
         if len(records) > 1 and not writing.is_set():
             writing.set()
             await go_on.wait()
@@ -331,7 +331,7 @@ async def replacing(desk: Desk) -> "tuple[asyncio.Task[Cached], asyncio.Event]":
 async def test_what_policy_withdraws_while_it_is_being_replaced_is_revoked_without_the_overlap(desk: Desk) -> None:
     asking, go_on = await replacing(desk)
     desk.held = FakePolicy()
-    await desk.leases.upkeep.heed_policy()
+    await desk.leases.upkeep.heed()
     go_on.set()
     with pytest.raises(SourceUnavailableError, match="withdrawn"):
         await asking
