@@ -72,12 +72,20 @@ def values(broker: RunningBroker, *references: str, agent: str) -> list[str]:
     return [result["value"] for result in answer.json["results"]]
 
 
+def reasons(broker: RunningBroker, leases: list[str]) -> list[str]:
+    """Return why those of `leases` that are revoked were."""
+    lines = audit(broker, "search", "--type", "lease", "--json").stdout.splitlines()
+    events = [event for event in map(json.loads, lines) if event["details"].get("lease") in leases]
+    return [event["references"][0]["reason"] for event in events if event["reason"] == "revoked"]
+
+
 def test_what_a_revoked_certificate_got_ends_in_the_store_and_the_others_of_its_identity_get_another(
     place: Place, postgres: PostgreSQL
 ) -> None:
     place.certify("kept", "stolen")
     with serving(place.sandbox) as broker:
         theirs = values(broker, USER, PASSWORD, agent="stranger")
+        leases = [result["lease"]["id"] for result in broker.resolve(USER, CERTIFICATE, agent="kept").json["results"]]
         both = values(broker, USER, PASSWORD, CERTIFICATE, agent="kept")
         assert values(broker, USER, PASSWORD, CERTIFICATE, agent="stolen") == both
         user, password, serial = both
@@ -88,9 +96,7 @@ def test_what_a_revoked_certificate_got_ends_in_the_store_and_the_others_of_its_
         new = values(broker, USER, PASSWORD, agent="kept")
         assert postgres.logs_in(*new)
         assert values(broker, USER, PASSWORD, agent="stranger") == theirs
-        lines = audit(broker, "search", "--type", "lease", "--json").stdout.splitlines()
-        ended = [event for event in map(json.loads, lines) if event["reason"] == "revoked"]
-        assert [event["references"][0]["reason"] for event in ended] == ["certificate_revoked"] * 2
+        wait_until(lambda: reasons(broker, leases) == ["certificate_revoked"] * 2, "both are in the trail")
         assert broker.terminate() == 0
     assert place.store.leases() == set()
 
