@@ -122,12 +122,7 @@ class AgentSide:
         )
 
     def _order_routes(self) -> list[web.RouteDef]:
-        door = AdministratorDoor(
-            administration=self._administration,
-            peers=self._peers,
-            clock=self._base.clock,
-            refuse_identity=self._admission.refuse_identity,
-        )
+        door = AdministratorDoor(administration=self._administration, agents=self._door)
         leases = OrderLeases(
             administration=self._administration,
             leases=self._source_side.leases,

@@ -35,14 +35,6 @@ class PeerSource(Protocol):
         ...
 
 
-class IdentityRefuser(Protocol):
-    """Puts on record that a connection's certificate is no identity."""
-
-    async def __call__(self, error: IdentityRefusedError, *, address: Address, request: str) -> None:
-        """Return when it is on record. Raises: AuditUnavailableError."""
-        ...
-
-
 class Admitting(Protocol):
     """Lets nobody in who has no identity, and nobody who asks too often."""
 
@@ -59,25 +51,6 @@ class Admitting(Protocol):
         ...
 
 
-async def caller_of(request: web.Request, *, peers: PeerSource, clock: Clock, refuse: IdentityRefuser) -> Caller:
-    """Return who calls.
-
-    Raises:
-        IdentityRefusedError: The certificate names nobody, which is on record by `refuse`.
-        AuditUnavailableError: That can't be put on record.
-
-    """
-    # Taken before the first await: the transport is gone once the client is.
-    address, instance = address_of(request), request_id_of(request)
-    try:
-        peer = peers.peer_of(request, now=clock.now())
-    except IdentityRefusedError as error:
-        await refuse(error, address=address, request=instance)
-        raise
-    facts_of(request).identity = peer.name
-    return Caller(peer, address, instance)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentDoor:
     """Lets agents in before a byte of their requests is read, each no more often than it may."""
@@ -85,6 +58,24 @@ class AgentDoor:
     peers: PeerSource
     clock: Clock
     admission: Admitting
+
+    async def identify(self, request: web.Request) -> Caller:
+        """Return who calls, however often that is.
+
+        Raises:
+            IdentityRefusedError: The certificate names nobody, which is on record.
+            AuditUnavailableError: That can't be put on record.
+
+        """
+        # Taken before the first await: the transport is gone once the client is.
+        address, instance = address_of(request), request_id_of(request)
+        try:
+            peer = self.peers.peer_of(request, now=self.clock.now())
+        except IdentityRefusedError as error:
+            await self.admission.refuse_identity(error, address=address, request=instance)
+            raise
+        facts_of(request).identity = peer.name
+        return Caller(peer, address, instance)
 
     async def admit(self, request: web.Request, kind: EventKind) -> Caller:
         """Return who calls for something of `kind`.
@@ -95,7 +86,7 @@ class AgentDoor:
             AuditUnavailableError: A refusal can't be put on record.
 
         """
-        caller = await caller_of(request, peers=self.peers, clock=self.clock, refuse=self.admission.refuse_identity)
+        caller = await self.identify(request)
         await self.admission.slow(caller.peer, kind, address=caller.address, request=caller.request)
         return caller
 

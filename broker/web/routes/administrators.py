@@ -7,12 +7,11 @@ from typing import Annotated, Final, Protocol
 from aiohttp import web
 from pydantic import Field
 
-from broker.clock import Clock
 from broker.errors import MalformedPatternError, NotAdministratorError
 from broker.identity import PeerIdentity
 from broker.orders.administration import MAX_PATTERNS, Administration, Origin
 from broker.pattern import Pattern, parse_pattern
-from broker.web.callers import IdentityRefuser, PeerSource, caller_of
+from broker.web.callers import AgentDoor
 from broker.web.problems import HttpRefusedError, WebCode
 
 MAX_BODY_BYTES: Final = 64 * 1024
@@ -34,9 +33,7 @@ class AdministratorDoor:
     """Lets administrators in before a byte of their orders is read."""
 
     administration: Administration
-    peers: PeerSource
-    clock: Clock
-    refuse_identity: IdentityRefuser
+    agents: AgentDoor
 
     async def admit(self, request: web.Request, *, refuse: Refuse) -> tuple[PeerIdentity, Origin]:
         """Return who gives an order, and where it comes from.
@@ -49,7 +46,7 @@ class AdministratorDoor:
             AuditUnavailableError: A refusal can't be put on record.
 
         """
-        caller = await caller_of(request, peers=self.peers, clock=self.clock, refuse=self.refuse_identity)
+        caller = await self.agents.identify(request)
         peer = caller.peer
         origin = Origin(identity=peer.name, address=str(caller.address), request=caller.request)
         try:

@@ -16,6 +16,7 @@ from broker.orders.cache import OrderCache
 from broker.orders.webhook import WebhookVerifier
 from broker.reference import Source
 from broker.secret import Encoding, SecretValue
+from broker.web.callers import AgentDoor
 from broker.web.routes.administrators import AdministratorDoor
 from broker.web.routes.cache_orders import WEBHOOK_PATH, order_routes, webhook_route
 from broker.web.routes.operations import Readiness, build_operations_app
@@ -60,7 +61,7 @@ class Bench:
         administration = Administration(policy=self.policy, trail=self.trail, clock=self.clock)
         orders = OrderCache(administration=administration, cache=self.cache, metrics=self.metrics)
         door = AdministratorDoor(
-            administration=administration, peers=self.peers, clock=self.clock, refuse_identity=self.refuse_identity
+            administration=administration, agents=AgentDoor(peers=self.peers, clock=self.clock, admission=self)
         )
         agents = build_agent_app(
             resolve=None,

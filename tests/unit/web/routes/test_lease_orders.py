@@ -12,6 +12,7 @@ from broker.errors import NotAdministratorError, SourceUnavailableError, Upstrea
 from broker.orders.administration import Administration, Origin
 from broker.orders.leases import OrderLeases, Selection
 from broker.reference import parse
+from broker.web.callers import AgentDoor
 from broker.web.routes.administrators import AdministratorDoor
 from broker.web.routes.lease_orders import REVOKE_PATH, lease_order_routes
 from broker.web.routes.resolve import RequestLimits, build_agent_app
@@ -37,7 +38,7 @@ class Bench:
         administration = Administration(policy=self.desk, trail=self.desk.trail, clock=self.desk.clock)
         self.orders = OrderLeases(administration=administration, leases=self.desk.leases, metrics=self.desk.metrics)
         door = AdministratorDoor(
-            administration=administration, peers=self.peers, clock=self.desk.clock, refuse_identity=self.refuse_identity
+            administration=administration, agents=AgentDoor(peers=self.peers, clock=self.desk.clock, admission=None)
         )
         app = build_agent_app(
             resolve=None,
@@ -51,9 +52,6 @@ class Bench:
         self.client = TestClient(TestServer(app))
         await self.client.start_server()
         self.desk.trail.events.clear()
-
-    async def refuse_identity(self, *_facts: object, **_more: object) -> None:
-        raise AssertionError("never called here")
 
     async def order(self, body: object, **headers: str) -> tuple[int, dict[str, Any]]:
         headers = {"Content-Type": "application/json", **headers}
