@@ -1,7 +1,7 @@
 """Trails for tests: real stores in a folder, and one whose commits fail as asked."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from broker.audit.checkpoint import load_or_create_checkpoint_key, notes_in
 from broker.audit.event import AuditEvent, EventKind, Outcome, ReferenceRecord
 from broker.audit.trail import Trail
 from broker.audit.verify import VerificationReport, verify
-from broker.audit.writer import TrailStore
+from broker.audit.writer import Take, TrailStore
 from broker.clock import Clock, SystemClock
 from broker.errors import AuditUnavailableError
 from broker.metrics import Metrics
@@ -85,7 +85,12 @@ class MemoryStore:
         last = self.records[-1]
         return Head(trail_id=last.trail_id, seq=last.seq, hash=last.hash, first=self.records[0].body)
 
-    async def commit(self, records: Sequence[TrailRecord], /) -> None:
+    async def commit(self, take: Take, kept: Callable[[], None], /) -> None:
+        while records := take():
+            await self.write(records)
+            kept()
+
+    async def write(self, records: Sequence[TrailRecord]) -> None:
         fate = self.fates.pop(0) if self.fates else "keep"
         if fate != "refuse":
             self.records.extend(records)

@@ -1,17 +1,16 @@
 """The trail: events become durable records of one chain, many in one commit, before any value leaves.
 
-One task owns the chain. It takes all that waits, commits it at once, and only then lets the callers go
-on; what arrives meanwhile shares the next commit. After a commit that failed every caller is refused
-at once, until a real record was written again.
+The event loop owns the chain: an event joins it as it comes. The store writes all that waits, commit after commit for
+as long as something does, and each caller goes on when its own is durable. After a commit that failed every caller is
+refused at once, until a real record was written again.
 """
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from broker.audit.backlog import CLOSED, Backlog, Waiting
+from broker.audit.callers import CLOSED, Callers
 from broker.audit.checkpoint import CheckpointKey
 from broker.audit.event import AuditEvent, EventKind, Outcome, rfc3339
 from broker.audit.schedule import CheckpointSchedule
@@ -79,7 +78,7 @@ class Trail:
         self._clock = clock
         self._metrics = metrics
         self._probe_seconds = probe_seconds
-        self._backlog = Backlog(most=max_pending, metrics=metrics)
+        self._callers = Callers(most=max_pending, metrics=metrics)
         self._state = TrailState(healthy=False, reason="not started", since=clock.now())
         self._task: asyncio.Task[None] | None = None
 
@@ -122,28 +121,30 @@ class Trail:
             AuditUnavailableError: It is not known to be durable, so nothing may be revealed.
 
         """
-        if not self._state.healthy and not self._backlog.closed:
-            raise self._backlog.refusal(self._state.reason)
-        await self._backlog.add(event, milliseconds(self._clock))
+        if not self._state.healthy and not self._callers.closed:
+            raise self._callers.refusal(self._state.reason)
+        self._callers.require_room()
+        self._writer.chain(event, time_ms=milliseconds(self._clock))
+        await self._callers.wait_for_record()
 
     async def close(self) -> None:
         """Make durable what waits, sign a last checkpoint, and close the store; a second call does nothing."""
         if self._task is None:
             return
-        self._backlog.close()
+        self._callers.close()
         task, self._task = self._task, None
         try:
             # A cancelled closer must not cancel the owner of the chain in the middle of a commit.
             await asyncio.shield(task)
             await self._checkpoint()
         finally:
-            self._backlog.refuse_all(CLOSED)
+            self._callers.refuse_all(CLOSED)
             self._set_state(healthy=False, reason=CLOSED)
             await self._writer.aclose()
 
     async def _run(self) -> None:
         """Own the chain until the trail closes and nothing waits."""
-        while self._backlog or not self._backlog.closed:
+        while self._callers or not self._callers.closed:
             try:
                 await self._step()
             except Exception as error:  # noqa: BLE001  The owner of the chain must outlive every defect, or all callers wait for ever.
@@ -153,31 +154,27 @@ class Trail:
 
     async def _step(self) -> None:
         if not self._state.healthy:
-            if self._backlog.closed:
-                self._backlog.refuse_all(CLOSED)
+            if self._callers.closed:
+                self._callers.refuse_all(CLOSED)
                 return
-            await self._backlog.wait(self._probe_seconds)
+            await self._callers.wait_for_news(self._probe_seconds)
             await self._probe()
             return
-        if not self._backlog:
-            await self._backlog.wait(self._checkpoints.seconds_until_due(self._writer.head))
-        batch = self._backlog.take()
-        if batch:
-            await self._commit_batch(batch)
-        if self._checkpoints.seconds_until_due(self._writer.head) <= 0:
+        if not self._callers:
+            await self._callers.wait_for_news(self._checkpoints.seconds_until_due(self._writer.head))
+        if self._callers:
+            await self._write()
+        if self._is_checkpoint_due():
             await self._checkpoint()
 
-    async def _commit_batch(self, batch: Sequence[Waiting]) -> None:
+    async def _write(self) -> None:
         try:
-            await self._writer.write([(waiting.event, waiting.time_ms) for waiting in batch])
+            await self._writer.write(kept=self._callers.let_go, enough=self._is_checkpoint_due)
         except AuditUnavailableError as error:
-            self._backlog.settle(batch, error.detail)
             self._fail(error.detail)
-        except Exception:
-            self._backlog.settle(batch, "the audit trail met a defect")
-            raise
-        else:
-            self._backlog.settle(batch, None)
+
+    def _is_checkpoint_due(self) -> bool:
+        return self._checkpoints.seconds_until_due(self._writer.head) <= 0
 
     async def _probe(self) -> None:
         """Try to write a real record, which says how long nothing could be written."""
@@ -188,14 +185,15 @@ class Trail:
                 kind=EventKind.CHECKPOINT,
                 outcome=Outcome.FAILURE,
                 reason="recovered",
-                details={"failed_since": rfc3339(int(outage.since * 1000)), "refused_events": self._backlog.refused},
+                details={"failed_since": rfc3339(int(outage.since * 1000)), "refused_events": self._callers.refused},
             )
-            await self._writer.write([(event, milliseconds(self._clock))])
+            self._writer.chain(event, time_ms=milliseconds(self._clock))
+            await self._writer.write(kept=lambda _count: None)
         except AuditUnavailableError as error:
             self._metrics.audit_failure()
             self._set_state(healthy=False, reason=error.detail)
             return
-        self._backlog.refused = 0
+        self._callers.refused = 0
         self._set_state(healthy=True, reason="")
         _LOG.warning("audit_recovered", failed_since=rfc3339(int(outage.since * 1000)))
 
@@ -214,7 +212,7 @@ class Trail:
         self._metrics.audit_failure()
         self._set_state(healthy=False, reason=reason)
         _LOG.error("audit_failed", reason=reason, effect="nothing is revealed")
-        self._backlog.refuse_all(reason)
+        self._callers.refuse_all(reason)
 
     def _set_state(self, *, healthy: bool, reason: str) -> None:
         since = self._state.since if healthy == self._state.healthy else self._clock.now()

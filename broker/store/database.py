@@ -57,6 +57,10 @@ class Database:
         """Return what `work` returns, after it was done in the thread. Raises: BrokerError, it can't be written."""
         return await self._submit(lambda: self._do(work))
 
+    async def repeat(self, step: Callable[[sqlite3.Connection], bool]) -> None:
+        """Do `step` in the thread again and again, as long as it says that there is more. Raises: as `call`."""
+        await self._submit(lambda: self._do_all(step))
+
     async def aclose(self) -> None:
         """Finish what was asked, close the file, and give the lock back; a second call does nothing."""
         await self._thread.aclose(self._close)
@@ -71,6 +75,10 @@ class Database:
             return work(self._usable())
         except sqlite3.Error as error:
             raise self._unavailable(error) from None
+
+    def _do_all(self, step: Callable[[sqlite3.Connection], bool]) -> None:
+        while self._do(step):
+            pass
 
     def _open(self) -> None:
         if self._lock is not None:

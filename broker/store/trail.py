@@ -1,11 +1,15 @@
 """The trail in SQLite: records and signed checkpoints, each durable before its call returns."""
 
+import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 from broker.audit.chain import Head, TrailRecord
+from broker.audit.writer import MAX_COMMIT, Take
 from broker.store.database import Database
 from broker.store.schema import AUDIT, RECORD_COLUMNS
 from broker.store.writer_lock import WriterLock
@@ -36,17 +40,16 @@ class SqliteTrailStore:
         """Return where the trail ends. Raises: AuditUnavailableError."""
         return await self._database.call(_head)
 
-    async def commit(self, records: Sequence[TrailRecord], /) -> None:
-        """Make all of `records` durable, or none. Raises: AuditUnavailableError."""
-        values = [
-            value
-            for one in records
-            for value in (one.trail_id, one.seq, one.time_ms, one.kind, one.outcome, one.identity, one.body, one.hash)
-        ]
-        # One statement for all: the thread gives the interpreter away and asks for it back at each step of a statement.
-        statement = _INSERT + ", ".join([_ROW] * len(records))
-        # Outside of a transaction it is one of its own, and durable when it returns.
-        await self._database.call(lambda it: it.execute(statement, values))
+    async def commit(self, take: Take, kept: Callable[[], None], /) -> None:
+        """Make what `take` gives durable, commit after commit, until it gives nothing.
+
+        Raises:
+            AuditUnavailableError: One commit failed, of which `kept` was not told.
+
+        """
+        writing = _Writing(take, kept)
+        await self._database.repeat(writing.write_next)
+        writing.tell_of_the_last()
 
     async def save_checkpoint(self, note: bytes, /, *, trail_id: str, size: int) -> None:
         """Make a signed checkpoint durable. Raises: AuditUnavailableError."""
@@ -56,6 +59,52 @@ class SqliteTrailStore:
     async def aclose(self) -> None:
         """Finish what was asked, close the database, and give the lock back; a second call does nothing."""
         await self._database.aclose()
+
+
+class _Writing:
+    """Commits without a pause between them: `write_next` runs in the store's thread."""
+
+    def __init__(self, take: Take, kept: Callable[[], None]) -> None:
+        self._take = take
+        self._kept = kept
+        self._loop = asyncio.get_running_loop()
+        self._records: Sequence[TrailRecord] = ()
+        self._is_untold = False
+
+    def write_next(self, connection: sqlite3.Connection) -> bool:
+        """Write what waits, and tell whether more has come meanwhile."""
+        records = self._records or self._take()
+        if not records:
+            return False
+        # Outside of a transaction a statement is one of its own, and durable when it returns.
+        connection.execute(_insert(len(records)), _columns(records))
+        self._records = self._take()
+        self._is_untold = not self._records
+        if not self._is_untold:
+            # A loop that was closed meanwhile has nobody left who waits.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._kept)
+        return not self._is_untold
+
+    def tell_of_the_last(self) -> None:
+        """Tell of the commit after which nothing came: the end of the writing wakes the loop for it anyway."""
+        if self._is_untold:
+            self._kept()
+
+
+# One statement for all: the thread gives the interpreter away and asks for it back at each step of a statement. The
+# process may keep its text, which hangs on the argument alone.
+@lru_cache(maxsize=MAX_COMMIT)
+def _insert(count: int) -> str:
+    return _INSERT + ", ".join([_ROW] * count)
+
+
+def _columns(records: Iterable[TrailRecord]) -> list[object]:
+    return [
+        value
+        for one in records
+        for value in (one.trail_id, one.seq, one.time_ms, one.kind, one.outcome, one.identity, one.body, one.hash)
+    ]
 
 
 def _head(connection: sqlite3.Connection) -> Head | None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sqlite3
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +38,12 @@ def record(seq: int, *, trail_id: str = TRAIL, body: bytes = b'{"odd": "\xc3\xbc
     )
 
 
+async def commit(store: TrailStore, *commits: Sequence[TrailRecord], told: list[int] | None = None) -> None:
+    """Let `store` write `commits`, and number those in `told` that it says are durable."""
+    waiting, told = list(commits), [] if told is None else told
+    await store.commit(lambda: waiting.pop(0) if waiting else (), lambda: told.append(len(told) + 1))
+
+
 @pytest.fixture(params=["sqlite", "memory"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TrailStore]:
     it: TrailStore = SqliteTrailStore(tmp_path / "audit.db") if request.param == "sqlite" else MemoryStore()
@@ -59,11 +65,32 @@ async def test_an_empty_store_has_no_head(store: TrailStore) -> None:
 
 
 async def test_the_head_is_the_last_record_and_knows_the_first(store: TrailStore) -> None:
-    await store.commit([record(1, body=b"first"), record(2)])
-    await store.commit([record(3)])
+    await commit(store, [record(1, body=b"first"), record(2)])
+    await commit(store, [record(3)])
     head = await store.head()
     assert head is not None
     assert (head.trail_id, head.seq, head.hash, head.first) == (TRAIL, 3, record(3).hash, b"first")
+
+
+async def test_what_comes_meanwhile_is_written_in_the_same_call_and_told_commit_by_commit(store: TrailStore) -> None:
+    told: list[int] = []
+    await commit(store, [record(1)], [record(2), record(3)], [record(4)], told=told)
+    assert told == [1, 2, 3]
+    head = await store.head()
+    assert head is not None
+    assert head.seq == 4
+
+
+async def test_a_commit_that_fails_ends_the_call_after_those_before_it_were_told(
+    sqlite_store: SqliteTrailStore,
+) -> None:
+    told: list[int] = []
+    with pytest.raises(AuditUnavailableError, match="SQLITE_CONSTRAINT"):
+        await commit(sqlite_store, [record(1)], [record(1)], [record(2)], told=told)
+    assert told == [1]
+    head = await sqlite_store.head()
+    assert head is not None
+    assert head.seq == 1
 
 
 async def test_closing_twice_does_nothing(store: TrailStore) -> None:
@@ -72,9 +99,9 @@ async def test_closing_twice_does_nothing(store: TrailStore) -> None:
 
 
 async def test_a_commit_is_whole_or_not_at_all(sqlite_store: SqliteTrailStore) -> None:
-    await sqlite_store.commit([record(1)])
+    await commit(sqlite_store, [record(1)])
     with pytest.raises(AuditUnavailableError, match="SQLITE_CONSTRAINT"):
-        await sqlite_store.commit([record(2), record(1)])
+        await commit(sqlite_store, [record(2), record(1)])
     head = await sqlite_store.head()
     assert head is not None
     assert head.seq == 1
@@ -83,7 +110,7 @@ async def test_a_commit_is_whole_or_not_at_all(sqlite_store: SqliteTrailStore) -
 async def test_another_connection_sees_the_exact_bytes_after_a_commit(
     sqlite_store: SqliteTrailStore, tmp_path: Path
 ) -> None:
-    await sqlite_store.commit([record(1)])
+    await commit(sqlite_store, [record(1)])
     rows = await asyncio.to_thread(_bodies, tmp_path / "audit.db")
     assert rows == [record(1).body]
 
@@ -126,7 +153,7 @@ def test_a_lock_whose_note_says_nothing_is_as_good(tmp_path: Path, note: bytes) 
 async def test_files_are_for_the_owner_alone(tmp_path: Path) -> None:
     store = SqliteTrailStore(tmp_path / "state" / "audit.db")
     await store.open()
-    await store.commit([record(1)])
+    await commit(store, [record(1)])
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "state").iterdir()}
     await store.aclose()
     assert modes == dict.fromkeys(["audit.db", "audit.db-wal", "audit.db-shm", "audit.db.lock"], 0o600)
@@ -170,10 +197,10 @@ def _execute(file: Path, statement: str) -> None:
 async def test_a_removed_database_is_noticed_before_anything_is_called_durable(
     sqlite_store: SqliteTrailStore, tmp_path: Path
 ) -> None:
-    await sqlite_store.commit([record(1)])
+    await commit(sqlite_store, [record(1)])
     (tmp_path / "audit.db").unlink()
     with pytest.raises(AuditUnavailableError, match="removed or replaced"):
-        await sqlite_store.commit([record(2)])
+        await commit(sqlite_store, [record(2)])
 
 
 async def test_a_state_database_that_was_removed_keeps_nothing_any_more(tmp_path: Path) -> None:
@@ -199,12 +226,12 @@ async def test_a_file_that_can_not_be_the_state_is_refused(tmp_path: Path) -> No
 async def test_a_closed_store_refuses(sqlite_store: SqliteTrailStore) -> None:
     await sqlite_store.aclose()
     with pytest.raises(AuditUnavailableError, match="closed"):
-        await sqlite_store.commit([record(1)])
+        await commit(sqlite_store, [record(1)])
 
 
 async def test_a_fault_names_no_path_and_no_statement(sqlite_store: SqliteTrailStore, tmp_path: Path) -> None:
     with pytest.raises(AuditUnavailableError) as caught:
-        await sqlite_store.commit([record(1), record(1)])
+        await commit(sqlite_store, [record(1), record(1)])
     assert caught.value.detail == "the audit database can't be written (SQLITE_CONSTRAINT_UNIQUE)"
     assert caught.value.__suppress_context__
 
@@ -212,7 +239,7 @@ async def test_a_fault_names_no_path_and_no_statement(sqlite_store: SqliteTrailS
 async def test_the_reader_can_not_write_and_reads_a_stopped_trail(tmp_path: Path) -> None:
     store = SqliteTrailStore(tmp_path / "audit.db")
     await store.open()
-    await store.commit([record(1)])
+    await commit(store, [record(1)])
     await store.aclose()
     await asyncio.to_thread(_read_only, tmp_path / "audit.db")
 

@@ -1,16 +1,17 @@
 """Group commit, what callers are told when a commit fails, and that the chain goes on where it was left."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from broker.audit.backlog import MAX_COMMIT
-from broker.audit.chain import record_hash
+from broker.audit.chain import TrailRecord, record_hash
 from broker.audit.checkpoint import load_or_create_checkpoint_key, notes_in, open_note
 from broker.audit.trail import Trail
+from broker.audit.writer import MAX_COMMIT, Take
 from broker.errors import AuditUnavailableError, SettingsInvalidError
 from tests.trails import MemoryStore, build, event, running
 from tests.waiting import until
@@ -37,14 +38,14 @@ async def test_events_that_wait_share_a_commit_of_at_most_256(tmp_path: Path) ->
 async def test_a_caller_goes_on_only_after_its_commit(tmp_path: Path) -> None:
     store = MemoryStore()
     gate = asyncio.Event()
-    keep = store.commit
+    keep = store.write
 
-    async def slow(records: object, /) -> None:
+    async def slow(records: object) -> None:
         await gate.wait()
         await keep(records)  # type: ignore[arg-type]  Passed on.
 
     async with running(tmp_path, store) as trail:
-        store.commit = slow  # type: ignore[method-assign]  The fault of this test.
+        store.write = slow  # type: ignore[method-assign]  The fault of this test.
         waiting = asyncio.create_task(trail.append(event()))
         for _ in range(20):
             await asyncio.sleep(0)
@@ -100,15 +101,86 @@ async def test_a_store_that_ends_elsewhere_is_never_written_again(tmp_path: Path
 async def test_a_commit_that_hangs_is_given_up(tmp_path: Path) -> None:
     store = MemoryStore()
 
-    async def hang(_records: object, /) -> None:
+    async def hang(records: object) -> None:
         await asyncio.Event().wait()
 
     async with running(tmp_path, store, commit_seconds=0.05, probe_seconds=0.01) as trail:
-        keep, store.commit = store.commit, hang  # type: ignore[method-assign]  The fault of this test.
+        keep, store.write = store.write, hang  # type: ignore[method-assign]  The fault of this test.
         with pytest.raises(AuditUnavailableError, match=r"more than 0\.05 s"):
             await trail.append(event())
+        store.write = keep  # type: ignore[method-assign]  The fault is over.
+        await until_healthy(trail)
+
+
+async def test_a_commit_that_ends_after_it_was_given_up_lets_nobody_go_on_and_leaves_a_whole_chain(
+    tmp_path: Path,
+) -> None:
+    store, gate, tasks = MemoryStore(), asyncio.Event(), set()
+
+    async def commit(take: Take, kept: Callable[[], None]) -> None:
+        async def late() -> None:
+            records = take()
+            await gate.wait()
+            await store.write(records)
+            kept()
+            assert take() == ()
+
+        tasks.add(asyncio.create_task(late()))
+        await asyncio.shield(next(iter(tasks)))
+
+    async with running(tmp_path, store, commit_seconds=0.05, probe_seconds=0.01) as trail:
+        keep, store.commit = store.commit, commit  # type: ignore[method-assign]  The fault of this test.
+        first = asyncio.create_task(trail.append(event()))
+        await until(lambda: bool(tasks))
+        second = asyncio.create_task(trail.append(event()))
+        answers = await asyncio.gather(first, second, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [AuditUnavailableError] * 2
+        gate.set()
+        await next(iter(tasks))
         store.commit = keep  # type: ignore[method-assign]  The fault is over.
         await until_healthy(trail)
+        await trail.append(event())
+    assert is_one_chain(store)
+
+
+async def test_a_checkpoint_comes_also_when_something_always_waits(tmp_path: Path) -> None:
+    store, tasks = MemoryStore(), []
+    keep = store.write
+
+    async with running(tmp_path, store, checkpoint_events=10) as trail:
+
+        async def write(records: Sequence[TrailRecord]) -> None:
+            await keep(records)
+            if len(store.records) < 100:
+                tasks.append(asyncio.create_task(trail.append(event())))
+                await asyncio.sleep(0)
+
+        store.write = write  # type: ignore[method-assign]  While one is written, the next one comes.
+        await trail.append(event())
+        await until(lambda: len(store.records) == 100)
+        await asyncio.gather(*tasks)
+        # One at the start, and one after ten records each.
+        assert len(store.notes) == 10
+
+
+async def test_a_defect_after_a_commit_refuses_those_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+
+    async def commit(take: Take, kept: Callable[[], None]) -> None:
+        while records := take():
+            await store.write(records)
+            asyncio.get_running_loop().call_soon(kept)
+            await asyncio.sleep(0)
+
+    async with running(tmp_path, store, probe_seconds=60) as trail:
+        reported: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
+        monkeypatch.setattr(store, "commit", commit)
+        monkeypatch.setattr(trail._metrics, "audit_commit", lambda **_: 1 / 0)
+        with pytest.raises(AuditUnavailableError, match="a defect after a commit"):
+            await asyncio.wait_for(trail.append(event()), 5)
+        assert [type(context["exception"]) for context in reported] == [ZeroDivisionError]
+        assert not trail.healthy
 
 
 async def test_a_full_queue_refuses_at_once(tmp_path: Path) -> None:
