@@ -29,3 +29,17 @@ def test_the_agents_side_imports_the_standard_library_alone(module: str) -> None
 def test_no_assert_decides_anything_in_the_product() -> None:
     for file in (ROOT / "broker").rglob("*.py"):
         assert not any(line.lstrip().startswith("assert ") for line in file.read_text().splitlines()), file
+
+
+# What is about no single module: contracts, pages, and the entrance.
+_ABOUT_MORE = {"architecture", "audit_dependencies", "docs", "main", "openapi", "reliability_page"}
+
+
+def test_unit_tests_stand_in_the_tree_of_what_they_test() -> None:
+    unit, broker = ROOT / "tests" / "unit", ROOT / "broker"
+    for file in unit.rglob("test_*.py"):
+        folder, name = file.parent.relative_to(unit), file.stem.removeprefix("test_")
+        assert (broker / folder).is_dir(), f"{file}: no such folder in broker/"
+        if file.parent == unit:
+            module = broker / f"{name}.py"
+            assert module.is_file() or name in _ABOUT_MORE, f"{file}: put it into the folder of what it tests"
