@@ -16,6 +16,7 @@ from pydantic_settings import EnvSettingsSource, SettingsError
 
 from broker import strict_yaml
 from broker.config import Settings
+from broker.config_fault import fault, unknown_variables
 from broker.errors import DocumentInvalidError, SettingsInvalidError
 from broker.finding import Finding
 
@@ -81,7 +82,7 @@ class SettingsSource:
         try:
             return Settings(**data) if isinstance(data, dict) else Settings()
         except ValidationError as error:
-            raise SettingsFaultsError(self._faults(error)) from None
+            raise SettingsFaultsError(self._faults(error, model=Settings)) from None
         except SettingsError as error:
             # Its text names the field and no value.
             field = re.search(r'field "(\w+)"', str(error))
@@ -100,7 +101,7 @@ class SettingsSource:
         try:
             return model.model_validate(dict(section))
         except ValidationError as error:
-            raise SettingsFaultsError(self._faults(error, path=path)) from None
+            raise SettingsFaultsError(self._faults(error, model=model, path=path)) from None
 
     def origin(self, path: tuple[str, ...]) -> Origin:
         """Return what set the setting at `path`."""
@@ -119,10 +120,15 @@ class SettingsSource:
                 return names[wanted]
         return _PREFIX + "__".join(path).upper()
 
-    def _faults(self, error: ValidationError, *, path: tuple[str, ...] = ()) -> list[Finding]:
+    def unknown_variables(self) -> Sequence[Finding]:
+        """Return a warning for each variable that looks like a setting and sets nothing."""
+        beside = {name: text for name, text in self._environment.items() if name != FILE_VARIABLE}
+        return list(unknown_variables(beside, Settings, prefix=_PREFIX))
+
+    def _faults(self, error: ValidationError, *, model: type[BaseModel], path: tuple[str, ...] = ()) -> list[Finding]:
         return [
-            _fault(fault["type"], fault["msg"], self._place((*path, *(str(part) for part in fault["loc"]))))
-            for fault in error.errors(include_input=False, include_url=False, include_context=False)
+            fault(kind, message, where=self._place((*path, *place)), place=place, model=model)
+            for kind, message, place in _errors(error)
         ]
 
     def _place(self, path: tuple[str, ...]) -> str:
@@ -159,23 +165,18 @@ def validate_section(model: type[_ModelT], section: Mapping[str, Any], *, where:
     try:
         return model.model_validate(dict(section))
     except ValidationError as error:
-        faults = error.errors(include_input=False, include_url=False, include_context=False)
         findings = [
-            _fault(fault["type"], fault["msg"], ".".join((where, *(str(part) for part in fault["loc"]))))
-            for fault in faults
+            fault(kind, message, where=".".join((where, *place)), place=place, model=model)
+            for kind, message, place in _errors(error)
         ]
         raise SettingsFaultsError(findings) from None
 
 
-def _fault(kind: str, message: str, where: str) -> Finding:
-    match kind:
-        case "extra_forbidden":
-            why, fix = "no such setting; is it spelt as in docs/configuration.md?", "correct its name, or remove it"
-            return Finding(code="setting_unknown", where=where, why=why, fix=fix)
-        case "missing":
-            return Finding(code="setting_missing", where=where, why=message, fix="set it")
-        case _:
-            return Finding(code="setting_invalid", where=where, why=message, fix="see docs/configuration.md")
+def _errors(error: ValidationError) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return type, message and place of each error, unknown names first: what is missing may stand under one."""
+    errors = error.errors(include_input=False, include_url=False, include_context=False)
+    errors.sort(key=lambda each: each["type"] != "extra_forbidden")
+    return [(each["type"], each["msg"], tuple(str(part) for part in each["loc"])) for each in errors]
 
 
 def _read_file(file: Path) -> strict_yaml.Document:

@@ -1,6 +1,7 @@
 """Read a policy file: strict YAML, then the schema, then what the parts must mean to each other."""
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Final, NoReturn
 
 from pydantic import BaseModel, ValidationError
@@ -77,7 +78,7 @@ def _check_administrators(model: PolicyModel, document: Document) -> None:
             _refuse(
                 document,
                 ("administrators", position),
-                f"{name} is not declared; add it under identities, or correct it",
+                _undeclared(name, model.identities),
             )
 
 
@@ -92,9 +93,7 @@ def _check_rules(model: PolicyModel, document: Document) -> None:
             _refuse(document, (*path, "name"), f"the rule in line {line} has the same name; rename one of the two")
         for position, name in enumerate(rule.to):
             if name != EVERYONE and name not in model.identities:
-                _refuse(
-                    document, (*path, "to", position), f"{name} is not declared; add it under identities, or correct it"
-                )
+                _refuse(document, (*path, "to", position), _undeclared(name, model.identities))
             if rule.allow is not None and name in (model.administrators or ()):
                 _refuse(
                     document,
@@ -113,6 +112,15 @@ def _check_rules(model: PolicyModel, document: Document) -> None:
             _refuse(document, path, f"more than {MAX_GRANTS:,} pairs of an identity and a pattern; use wildcards")
 
 
+def _undeclared(name: str, known: Iterable[str]) -> str:
+    return f"{name} is not declared; {_did_you_mean(name, known)}add it under identities, or correct it"
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]}? " if close else ""
+
+
 def _refuse(document: Document, path: strict_yaml.Path, message: str) -> NoReturn:
     line, column = document.place(path)
     detail = f"{_WHAT}: {_shown(path)}{message}"
@@ -120,10 +128,13 @@ def _refuse(document: Document, path: strict_yaml.Path, message: str) -> NoRetur
 
 
 def _schema_error(error: ValidationError, document: Document) -> PolicyInvalidError:
-    """Return the error that stands first in the file, and how many follow."""
+    """Return the error that stands first in the file, and how many follow.
+
+    What is missing comes last: a misspelt key is the likelier cause, and is told by its place.
+    """
     found = sorted(
         ((_place(detail, document), detail) for detail in error.errors(include_url=False, include_input=False)),
-        key=lambda item: item[0],
+        key=lambda item: (item[1]["type"] == "missing", item[0]),
     )
     (line, column), first = found[0]
     more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
@@ -145,7 +156,8 @@ def _words(detail: ErrorDetails) -> str:
     if detail["type"] == REFUSAL:
         return detail["msg"]
     if detail["type"] == "extra_forbidden":
-        return f"unknown key; the keys here are {', '.join(_known_keys(detail['loc']))}"
+        known = list(_known_keys(detail["loc"]))
+        return f"unknown key; {_did_you_mean(str(detail['loc'][-1]), known)}the keys here are {', '.join(known)}"
     return _WORDS.get(detail["type"], "not usable here")
 
 

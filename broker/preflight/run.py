@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import takewhile
 from typing import Final
@@ -45,10 +46,12 @@ def examine(source: SettingsSource, *, online: bool, running: bool) -> Iterator[
     except SettingsFaultsError as error:
         yield from error.findings
         return
+    yield from source.unknown_variables()
     yield from examine_state(settings.state_directory)
     if not running:
         listen, operations = settings.listen, settings.operations
-        yield from examine_addresses((listen.host, listen.port), (operations.host, operations.port))
+        found = examine_addresses((listen.host, listen.port), (operations.host, operations.port))
+        yield from map(_or_running, found)
     yield from examine_tls(tls_files(settings), hosts=_hosts(settings), now=time.time())
     yield from _examine_extras(settings)
     policy = None
@@ -62,6 +65,12 @@ def examine(source: SettingsSource, *, online: bool, running: bool) -> Iterator[
         yield from _examine_provider(source, scheme, tools, policy, online=online)
     if policy is not None:
         yield from _switched_off(settings, policy)
+
+
+def _or_running(finding: Finding) -> Finding:
+    if finding.code != "port_taken":
+        return finding
+    return replace(finding, fix=f"if that is this broker, check with --running; else {finding.fix}")
 
 
 def _examine_extras(settings: Settings) -> Iterator[Finding]:

@@ -268,6 +268,22 @@ def test_a_port_in_use_is_found_unless_the_broker_itself_is_said_to_run(
         assert place.check(capsys, "--running") == (0, {})
 
 
+def test_a_port_in_use_is_told_with_the_way_to_check_a_broker_that_runs(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with with_port(place):
+        place.check(capsys)
+        main(["check-config", "--config", str(place.file)])
+    assert "if that is this broker, check with --running" in capsys.readouterr().out
+
+
+def test_a_misspelt_variable_is_a_warning(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGFLUX_LISTENN__PORT", "1")
+    assert place.check(capsys) == (0, {"variable_unknown": "warning"})
+
+
 def test_two_authorities_for_a_change_are_fine(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     bundle(place, place.authority, other(place, not_after=300 * DAY))
     assert place.check(capsys) == (0, {})
@@ -397,6 +413,7 @@ def codes_of_the_code() -> set[str]:
 
 def test_every_code_has_a_test() -> None:
     shown = {*ERRORS, *WARNINGS, "port_taken", "chain_expired", "state_not_writable", "state_space", "key_owner"}
+    shown.add("variable_unknown")
     assert codes_of_the_code() - shown - ELSEWHERE == {"settings_unreadable"}
 
 

@@ -81,7 +81,7 @@ def test_a_file_without_rules_or_identities_is_refused(text: str, words: str, pl
         ("allow: env:A", "no list", (5, 12)),
         ('allow: ["prod"]', "character", (5, 13)),
         ('allow: [["env:A"]]', "text", (5, 13)),
-        ('alow: ["env:A"]', "unknown key; the keys here are name, allow, deny, to, when", (5, 5)),
+        ('alow: ["env:A"]', "unknown key; did you mean allow? the keys here are name, allow, deny, to, when", (5, 5)),
         ('deny: ["env:A"]\n    fresh_for: 5m', "no fresh_for", (4, 5)),
         ('deny: ["env:A"]\n    max_stale: 0', "no max_stale", (4, 5)),
         ('allow: ["env:A"]\n    fresh_for: 5', "duration", (6, 16)),
@@ -92,7 +92,11 @@ def test_a_file_without_rules_or_identities_is_refused(text: str, words: str, pl
         ('allow: ["env:A"]\n    max_stale: ~', "duration", (6, 16)),
         ('allow: ["env:A"]\n    max_stale: 366d', "365d", (6, 16)),
         ('allow: ["env:A"]\n    when:', "when: no mapping", (6, 10)),
-        ('allow: ["env:A"]\n    when: {network: [x]}', "unknown key; the keys here are networks, hours", (6, 12)),
+        (
+            'allow: ["env:A"]\n    when: {network: [x]}',
+            "unknown key; did you mean networks? the keys here are networks, hours",
+            (6, 12),
+        ),
         ('allow: ["env:A"]\n    when: {networks: []}', "networks: empty", (6, 22)),
         ('allow: ["env:A"]\n    when: {networks: ["10.0.0.1/8"]}', "no network", (6, 23)),
         ('allow: ["env:A"]\n    when: {hours: 8-18}', "hours", (6, 19)),
@@ -253,7 +257,7 @@ def test_an_error_does_not_print_braces_as_fields() -> None:
     ("administrators", "to", "words", "line"),
     [
         ("[]", "shipper", "administrators: empty", 3),
-        ("[shiper]", "shipper", "administrators[1]: shiper is not declared", 3),
+        ("[shiper]", "shipper", "administrators[1]: shiper is not declared; did you mean shipper?", 3),
         ("shipper", "shipper", "administrators: no list", 3),
         ("[shipper]", "shipper", "shipper is an administrator, who reads no secrets", 7),
     ],
@@ -285,3 +289,9 @@ def test_a_deny_rule_may_name_an_administrator() -> None:
 )
 def test_an_age_that_says_nothing_is_refused(rule: str, words: str) -> None:
     assert words in refused(f"{HEAD}rules:\n  - name: first\n    to: [shipper]\n    {rule}\n").detail
+
+
+def test_a_misspelt_key_comes_before_the_one_that_is_missing_for_it() -> None:
+    error = refused(f"{HEAD}rulez: []\n")
+    assert "rulez: unknown key; did you mean rules?" in error.detail
+    assert "(1 more)" in error.detail
