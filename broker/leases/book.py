@@ -12,7 +12,7 @@ from broker.clock import Clock
 from broker.errors import AuditUnavailableError, StateUnavailableError, UpstreamDeniedError
 from broker.identity import IdentityKind, PeerIdentity
 from broker.leases.held import Held, LeaseKey
-from broker.leases.record import Holder, LeaseReason, LeaseState, LeaseStore
+from broker.leases.record import Holder, LeaseReason, LeaseRecord, LeaseState, LeaseStore
 from broker.logs import EventLogger
 from broker.series.upstream import LeaseSeries
 from broker.source_words import SourceWords
@@ -81,15 +81,25 @@ class LeaseBook:
                 await self._store.forget_lease(record.id)
                 continue
             self._add(held)
-            if record.state is LeaseState.MINTING:
-                held.record = replace(
-                    record, state=LeaseState.REVOKING, reason=LeaseReason.ABANDONED, due=self._clock.now()
-                )
-            elif record.state is LeaseState.LIVE:
-                held.record = replace(record, state=LeaseState.SUPERSEDED, reason=LeaseReason.RESTART)
+            held.record = self._after_restart(record)
             self.remind_by_record(held)
         await self._store.keep_leases([held.record for held in self._held.values()])
         self._count()
+
+    def _after_restart(self, record: LeaseRecord) -> LeaseRecord:
+        now = self._clock.now()
+        match record.state:
+            case LeaseState.MINTING:
+                return replace(record, state=LeaseState.REVOKING, reason=LeaseReason.ABANDONED, due=now)
+            case LeaseState.LIVE:
+                return replace(record, state=LeaseState.SUPERSEDED, reason=LeaseReason.RESTART)
+            case LeaseState.SUPERSEDED if record.due is not None:
+                # A clock that was ahead of this one puts nothing off.
+                return replace(record, due=min(record.due, now + self._settings.overlap_seconds))
+            case LeaseState.REVOKING:
+                return replace(record, due=now)
+            case _:
+                return record
 
     def live(self, key: LeaseKey) -> Held | None:
         """Return the lease that is handed out for `key`."""
@@ -156,13 +166,12 @@ class LeaseBook:
             and other.record.state in {LeaseState.LIVE, LeaseState.SUPERSEDED}
             and other.record.source == held.record.source
         ]
-        due = self._clock.now() + self._settings.overlap_seconds
         records = [
             replace(
                 other.record,
                 state=LeaseState.SUPERSEDED,
                 reason=LeaseReason.REPLACED,
-                due=min(due, other.record.expires) if other.record.can_be_revoked else None,
+                due=self._end_of_overlap(other) if other.record.can_be_revoked else None,
             )
             for other in replaced
         ]
@@ -176,6 +185,12 @@ class LeaseBook:
             self._live[key] = held
         self._count()
         await self._tell(held, "minted")
+
+    def _end_of_overlap(self, held: Held) -> float:
+        now = self._clock.now()
+        # What was minted by this process ends by the steady clock, whatever has become of the other one.
+        left = held.record.expires - now if held.key is None else held.ends - self._clock.monotonic()
+        return now + min(self._settings.overlap_seconds, left)
 
     async def announce(self, held: Held, *, expires: float) -> None:
         """Keep the later end that `held` is about to be given, so that no crash leaves a record that ends before it."""
@@ -207,12 +222,24 @@ class LeaseBook:
                 held.attempts = 0
             self.remind_by_record(held)
         self._count()
+        await self._keep_withdrawn(leases)
+
+    async def keep_withdrawn(self, held: Held) -> None:
+        """Make durable that `held` is withdrawn, where that failed before."""
+        if held.not_kept:
+            await self._keep_withdrawn([held])
+
+    async def _keep_withdrawn(self, leases: Sequence[Held]) -> None:
         try:
             await self._store.keep_leases([held.record for held in leases])
         except StateUnavailableError as error:
             # They are revoked all the same; only a crash before that would bring them back.
             for held in leases:
+                held.not_kept = True
                 _LOG.error("lease_not_kept", lease=held.record.id, reason=error.detail)
+        else:
+            for held in leases:
+                held.not_kept = False
 
     async def forget(self, held: Held, event: str = "") -> None:
         """Let go of `held`, which is gone at the back end; `event` tells how, when that is worth a record."""

@@ -1,18 +1,18 @@
 """What is due to one lease: to be renewed, revoked, looked up, or let go of."""
 
+import math
 import random
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
 from broker.clock import Clock
-from broker.errors import FetchError, SecretMissingError, UpstreamDeniedError
+from broker.errors import FetchError, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
 from broker.leases.book import LeaseBook
 from broker.leases.held import Held
-from broker.leases.record import LeaseState
+from broker.leases.record import LeaseReason, LeaseState
 from broker.logs import EventLogger
-from broker.providers.base import Grip, Leasing
+from broker.providers.base import Leasing
 
 _LOG: Final = EventLogger("broker.leases")
 _LONGEST_RETRY_SECONDS: Final = 300.0
@@ -34,7 +34,7 @@ class Chores:
                 await self._look_after(held)
             case LeaseState.SUPERSEDED:
                 if held.record.due is None:
-                    await self._book.forget(held)
+                    await self._let_go(held)
                 else:
                     await self._book.withdraw(held, held.record.reason)
             case LeaseState.REVOKING:
@@ -57,15 +57,41 @@ class Chores:
 
     async def _lose(self, held: Held) -> None:
         """Let go of `held`, which the back end does not know any more, and end what it hung on."""
-        await self._book.forget(held, "lost")
-        if held.record.parent:
-            # A namespace that is sealed knows none of its leases either; without its parent, none comes back with it.
-            with suppress(FetchError):
-                await self._providers[held.record.provider].revoke(Grip(handle="", parent=held.record.parent))
+        if not held.record.parent:
+            await self._book.forget(held, "lost")
+            return
+        # A namespace that is sealed knows none of its leases either; without its parent, none comes back with it.
+        await self._book.withdraw(held, LeaseReason.LOST)
+        await self._revoke(held)
+
+    async def _let_go(self, held: Held) -> None:
+        """Forget `held`, which nobody is given any more, unless it lives longer than the clocks said."""
+        leasing = self._providers.get(held.record.provider)
+        left = 0.0
+        try:
+            if leasing is not None and held.record.handle:
+                left = await leasing.look_up(held.record.grip)
+        except SourceUnavailableError:
+            held.attempts += 1
+            self._book.remind(held, self._clock.monotonic() + 1.0 + _pause(held.attempts))
+            return
+        except FetchError:
+            # It is gone, or nobody can tell.
+            left = 0.0
+        if held.record.state is not LeaseState.SUPERSEDED or held.record.due is not None:
+            # Withdrawn or replaced meanwhile: what is due to it now is known already.
+            return
+        if 0 < left < math.inf:
+            self._book.remind(held, self._clock.monotonic() + left + 1.0)
+        else:
+            await self._book.forget(held)
 
     async def _look_after(self, held: Held) -> None:
         now = self._clock.monotonic()
-        if now >= held.ends:
+        if now >= held.ends and held.attempts:
+            # The back end may have heard of a renewal whose answer was lost.
+            await self._book.withdraw(held, LeaseReason.ENDED)
+        elif now >= held.ends:
             await self._book.forget(held, "ended")
         elif held.lives_on_request and held.was_asked_lately(now):
             await self._renew(held)
@@ -127,8 +153,10 @@ class Chores:
             held.failure = error
             held.attempts += 1
             self._book.remind(held, self._clock.monotonic() + _pause(held.attempts))
+            await self._book.keep_withdrawn(held)
         else:
-            await self._book.forget(held, "revoked" if leasing is not None and record.can_be_revoked else "dropped")
+            revoked = "lost" if record.reason is LeaseReason.LOST else "revoked"
+            await self._book.forget(held, revoked if leasing is not None and record.can_be_revoked else "dropped")
 
 
 def _pause(attempts: int) -> float:

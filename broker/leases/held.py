@@ -58,6 +58,7 @@ class Held:
         references: What was asked for of it, by text.
         attempts: Renewals or revocations that have failed in a row.
         failure: Why the last revocation failed; None: none was tried, or none has failed.
+        not_kept: Whether the store does not know yet that it is withdrawn.
         moment: Steady time at which something has to happen to it.
         answered: The answer as it stands now.
         holders: The certificates that it was given to and those that vouch for them, by their names.
@@ -77,6 +78,7 @@ class Held:
     references: dict[str, Reference] = field(default_factory=dict)
     attempts: int = 0
     failure: FetchError | None = None
+    not_kept: bool = False
     moment: float = math.inf
     answered: Cached | None = None
     holders: dict[str, Holder] = field(default_factory=dict)
@@ -119,11 +121,8 @@ class Held:
         return self.record.renewable and self.replace_at == math.inf
 
     def is_doubtful(self, now: float, *, fresh_for: float) -> bool:
-        """Tell whether nobody has heard of it from the back end for longer than values may be fresh, once each time."""
-        if not self.record.handle or now - self.proved <= fresh_for:
-            return False
-        self.proved = now
-        return True
+        """Tell whether nobody has heard of it from the back end for longer than values may be fresh."""
+        return bool(self.record.handle) and now - self.proved > fresh_for
 
     def was_asked_lately(self, now: float) -> bool:
         """Tell whether somebody asked within one of its lifetimes."""

@@ -1,5 +1,6 @@
 """The leases of one broker: what the rest of it sees."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -117,7 +118,10 @@ class Leases:
 
     async def aclose(self) -> None:
         """Wait for what is being minted, and revoke everything if the settings say so."""
-        await self._minting.aclose(seconds=self._settings.stop_seconds)
+        loop, seconds = asyncio.get_running_loop(), self._settings.stop_seconds
+        until = loop.time() + seconds
+        # What hangs in the making leaves time for what can be revoked.
+        await self._minting.aclose(seconds=seconds / 2)
         if self._settings.revoke_at_stop:
-            await self._upkeep.revoke_all(seconds=self._settings.stop_seconds)
+            await self._upkeep.revoke_all(seconds=until - loop.time())
         await self._upkeep.aclose()

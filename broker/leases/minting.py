@@ -8,16 +8,23 @@ from typing import Any, Final, TypeVar
 
 from broker.cache.remembered import Cached
 from broker.clock import Clock
-from broker.errors import FetchError, LeaseLimitError, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
+from broker.errors import (
+    FetchError,
+    LeaseLimitError,
+    SecretMissingError,
+    SourceUnavailableError,
+    StateUnavailableError,
+    UpstreamDeniedError,
+)
 from broker.fair_queue import FairQueues
 from broker.leases.book import LeaseBook, LeaseSettings
 from broker.leases.held import Asker, Held, LeaseKey
 from broker.leases.record import LeaseReason, LeaseRecord, LeaseState
 from broker.leases.standing import Standing
 from broker.logs import EventLogger
-from broker.providers.base import Leasing, Parent
+from broker.providers.base import Leasing, Parent, UnusableMintError
 from broker.reference import Reference, Source, spell
-from broker.secret import Reading
+from broker.secret import Lease, Reading
 from broker.trace_context import untraced
 
 _T = TypeVar("_T")
@@ -57,6 +64,10 @@ class Minting:
         self._mint_seconds = mint_seconds
         self._flights: dict[LeaseKey, asyncio.Task[Held | Cached | FetchError]] = {}
         self._pauses: dict[LeaseKey, tuple[float, FetchError]] = {}
+        # Those that are about to be counted among the leases of their identity.
+        self._coming: set[LeaseKey] = set()
+        # Until when, and why, nothing can be made durable.
+        self._not_durable: tuple[float, StateUnavailableError] | None = None
         self._closed = False
 
     async def lookup(
@@ -197,14 +208,34 @@ class Minting:
             self._pauses[key] = (self._clock.monotonic() + self._settings.refused_seconds, error)
             return error
 
-    async def _mint(self, key: LeaseKey, asker: Asker, references: tuple[Reference, ...]) -> Held | Cached:
+    async def _begin(self, key: LeaseKey, asker: Asker) -> tuple[Held, Parent]:
+        """Make durable that something is about to be minted, and return it with what it shall hang on."""
+        now = self._clock.monotonic()
+        if self._not_durable is not None and now < self._not_durable[0]:
+            # Each try costs the back end what it would have hung on.
+            raise self._not_durable[1].with_traceback(None)
         self._check_number(key)
+        self._coming.add(key)
+        try:
+            parent = await self._in_time(self._providers[key.source.scheme].prepare(key.source))
+            held = self._begun(key, parent)
+            await self._book.begin(held, asker.peer)
+        except StateUnavailableError as error:
+            self._not_durable = (self._clock.monotonic() + _PAUSE_SECONDS, error)
+            raise
+        finally:
+            self._coming.discard(key)
+        return held, parent
+
+    async def _mint(self, key: LeaseKey, asker: Asker, references: tuple[Reference, ...]) -> Held | Cached:
+        held, parent = await self._begin(key, asker)
         leasing = self._providers[key.source.scheme]
-        parent = await self._in_time(leasing.prepare(key.source))
-        held = self._begun(key, parent)
-        await self._book.begin(held, asker.peer)
         try:
             reading = await self._in_time(leasing.mint(key.source, parent))
+        except UnusableMintError as error:
+            held.record = _held_by(held.record, error.lease)
+            await self._abandon(held, error.reason)
+            raise error.reason from None
         except FetchError as error:
             await self._abandon(held, error)
             raise
@@ -229,7 +260,8 @@ class Minting:
         """Let nobody have more leases than one may; another in place of one is well. Raises: LeaseLimitError."""
         counted = {LeaseState.MINTING, LeaseState.LIVE}
         others = (held for held in self._book.of(key.kind, key.name) if held.key != key)
-        if sum(held.record.state in counted for held in others) >= self._settings.max_per_identity:
+        coming = sum((other.kind, other.name) == (key.kind, key.name) for other in self._coming)
+        if coming + sum(held.record.state in counted for held in others) >= self._settings.max_per_identity:
             message = (
                 f"this identity has {self._settings.max_per_identity} leases already, as many as one may have; give "
                 "back what it does not use (DELETE /v1/leases/ID), or raise leases.max_per_identity"
@@ -261,11 +293,8 @@ class Minting:
         held.seconds = ends - held.born
         renewable = lease is not None and lease.renewable
         held.record = replace(
-            held.record,
+            _held_by(held.record, lease),
             state=LeaseState.LIVE,
-            handle="" if lease is None else lease.handle,
-            # What does not hang on its parent outlives it, and one that nothing hangs on ends soon by itself.
-            parent=held.record.parent if lease is not None and lease.hangs else "",
             renewable=renewable,
             expires=held.record.created + held.seconds,
         )
@@ -275,7 +304,7 @@ class Minting:
         """Leave nothing behind of a mint that gave nothing."""
         self._book.failed(held, "mint_failed")
         nothing = isinstance(error, SecretMissingError | UpstreamDeniedError)
-        if held.record.parent and not nothing:
+        if held.record.handle or (held.record.parent and not nothing):
             await self._book.withdraw(held, LeaseReason.ABANDONED)
             return
         if isinstance(error, SourceUnavailableError):
@@ -293,6 +322,14 @@ class Minting:
     def _drop_old_pauses(self) -> None:
         now = self._clock.monotonic()
         self._pauses = {key: pause for key, pause in self._pauses.items() if pause[0] > now}
+
+
+def _held_by(record: LeaseRecord, lease: Lease | None) -> LeaseRecord:
+    """Return `record` with that by which `lease` is held, which was minted under its parent."""
+    if lease is None:
+        return replace(record, handle="", parent="")
+    # What does not hang on its parent outlives it, and one that nothing hangs on ends soon by itself.
+    return replace(record, handle=lease.handle, parent=record.parent if lease.hangs else "")
 
 
 def _end_of(held: Held, reading: Reading) -> float | None:

@@ -36,6 +36,10 @@ class LeaseReason(StrEnum):
     CERTIFICATE_REVOKED = "certificate_revoked"
     # The broker accepts no authority any more that vouched for those that it was given to.
     AUTHORITY_DROPPED = "authority_dropped"
+    # Its end has come, and a renewal before that had no answer: it may live on.
+    ENDED = "ended"
+    # The back end does not know it any more, and may still know what it hung on.
+    LOST = "lost"
     # The mint gave no answer, or one that can't be handed out.
     ABANDONED = "abandoned"
 

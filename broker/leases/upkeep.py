@@ -1,6 +1,7 @@
 """When something is done about leases, with nobody asking or at once: what falls due, and what may stand no more."""
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -94,6 +95,8 @@ class Upkeep:
     def look_at(self, held: Held) -> None:
         """Find out whether `held` still lives, unless the work at hand is enough: whoever asks next doubts it again."""
         if len(self._work) < _AT_ONCE and held.record.id not in self._work:
+            # However that ends: nobody doubts it again before the time has passed once more.
+            held.proved = self._clock.monotonic()
             self._watch(held, asyncio.create_task(self._chores.look_up(held), context=untraced()))
 
     async def idle(self) -> None:
@@ -127,11 +130,18 @@ class Upkeep:
         await self._book.withdraw_all(leases, reason)
         # What has failed before is tried again now, too.
         tried = {held.record.id: held.attempts for held in leases}
+        waiting = deque(leases)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while any(held.attempts == tried[held.record.id] for held in self._left(leases)):
+                while waiting:
+                    held = waiting[0]
+                    if self._book.get(held.record.id) is not held or held.attempts != tried[held.record.id]:
+                        waiting.popleft()
+                        continue
                     self.step()
-                    await asyncio.wait(list(self._work.values()) or [asyncio.create_task(asyncio.sleep(0.01))])
+                    under_way = list(self._work.values()) or [asyncio.create_task(asyncio.sleep(0.01))]
+                    # One that hangs holds up no other.
+                    await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         left = tuple((held.record, held.failure) for held in self._left(leases))
         return Withdrawal(leases=len(leases), left=left)
 

@@ -12,10 +12,11 @@ from typing import Protocol, runtime_checkable
 from pydantic import BaseModel
 
 from broker.clock import Clock
+from broker.errors import FetchError
 from broker.finding import Finding
 from broker.providers.own_variables import OwnVariables
 from broker.reference import Source
-from broker.secret import Reading, SecretValue
+from broker.secret import Lease, Reading, SecretValue
 
 
 class Provider(Protocol):
@@ -87,6 +88,18 @@ class Extension:
     capped: bool
 
 
+class UnusableMintError(FetchError):
+    """Something was made that can't be handed out, and is there: `lease` is what it is held by, `reason` says why."""
+
+    code = "secret_unusable"
+
+    def __init__(self, *, lease: Lease, reason: FetchError) -> None:
+        """Keep both."""
+        super().__init__(reason.detail)
+        self.lease = lease
+        self.reason = reason
+
+
 @runtime_checkable
 class Leasing(Protocol):
     """The side of a provider that mints. All but `mint` and `prepare` may be tried as often as needed."""
@@ -105,7 +118,8 @@ class Leasing(Protocol):
 
         Raises:
             SourceUnavailableError: There is no answer, and something may have been made.
-            FetchError: As `Provider.fetch`; nothing is left of what was made.
+            UnusableMintError: Something was made, for whoever asks to revoke.
+            FetchError: As `Provider.fetch`; nothing was made.
 
         """
         ...

@@ -109,6 +109,25 @@ async def test_under_a_token_of_its_own_a_lease_outlives_the_brokers_token(store
     await provider.revoke(grip)
 
 
+async def test_what_hangs_on_a_token_that_can_live_no_longer_is_replaced_before_it_ends_with_it(
+    store: OpenBao, tmp_path: Path
+) -> None:
+    role = {"orphan": True, "renewable": True, "allowed_policies": "minter", "token_explicit_max_ttl": "100s"}
+    store.write("auth/token/roles/ending", role)
+    store.policy("ends", LEASE_RULES.replace("broker-leases", "ending") + SEEING_RULES)
+    token = private(tmp_path / "token", store.token("ends"))
+    provider = provider_of(store.address, {"token_file": str(token)}, lease_token_role="ending")
+    parent = await provider.prepare(CREDENTIAL)
+    reading = await provider.mint(CREDENTIAL, parent)
+    assert reading.lease is not None
+    assert 90 < reading.lease.seconds <= 100
+    grip = Grip(handle=reading.lease.handle, parent=parent.accessor)
+    extension = await provider.renew(grip, seconds=3600)
+    assert extension.seconds <= 100
+    assert extension.capped, "the lease could live on, and ends with its token"
+    await provider.revoke(grip)
+
+
 async def test_rights_that_are_missing_are_told(store: OpenBao, tmp_path: Path) -> None:
     store.policy("seer", SEEING_RULES)
     token = private(tmp_path / "token", store.token("seer"))

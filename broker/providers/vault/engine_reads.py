@@ -5,8 +5,7 @@ from typing import Any, Final
 
 from broker.clock import Clock
 from broker.errors import FetchError, MissingPart, SecretMissingError, SourceMintsError
-from broker.logs import EventLogger
-from broker.providers.base import Grip, Parent
+from broker.providers.base import Parent, UnusableMintError
 from broker.providers.vault.answers import NO_CONTENT, StoreAnswerError, bad_answer
 from broker.providers.vault.certificates import Certificate
 from broker.providers.vault.documents import reading_of, reading_of_bytes, seconds_of
@@ -17,7 +16,6 @@ from broker.providers.vault.mounts import Mount
 from broker.reference import Source
 from broker.secret import Lease, Reading
 
-_LOG: Final = EventLogger("broker.providers.vault")
 _STATIC: Final = "static-creds/"
 
 
@@ -73,10 +71,9 @@ class EngineReads:
         try:
             check_heeded(document)
             reading = reading_of(document, document.get("data"), limit=self._limit)
-        except FetchError:
-            if lease is not None and not (lease.hangs and parent.accessor):
-                # What hangs on a parent, the caller revokes with it.
-                await self._discard(lease)
+        except FetchError as error:
+            if lease is not None:
+                raise UnusableMintError(lease=lease, reason=error) from None
             raise
         ends = document["data"].get("expiration") if mount.kind == "pki" else None
         return replace(reading, lease=lease, not_after=None if ends is None else seconds_of(ends))
@@ -89,12 +86,6 @@ class EngineReads:
             return None
         seconds = max(0.0, seconds_of(data.get("expiration")) - self._clock.now())
         return Lease(handle=certificate.handle, seconds=seconds, renewable=False, hangs=False)
-
-    async def _discard(self, lease: Lease) -> None:
-        try:
-            await self._leases.revoke(Grip(handle=lease.handle, parent=""))
-        except FetchError as error:
-            _LOG.warning("lease_not_revoked", reason=error.detail, effect="it ends with its time to live")
 
 
 async def _ask(client: Any, call: EngineCall) -> Any:  # noqa: ANN401  hvac has no types.

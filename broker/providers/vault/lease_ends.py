@@ -10,9 +10,17 @@ from broker.clock import Clock
 _SPARE: Final = 1000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenInUse:
+    """A token of the broker: `end` tells its steady end, `is_replaced` whether nobody renews it any more."""
+
+    end: Callable[[], float]
+    is_replaced: Callable[[], bool]
+
+
 @dataclass(slots=True)
 class _End:
-    of_token: Callable[[], float]
+    token: TokenInUse
     of_lease: float
 
 
@@ -29,10 +37,10 @@ class LeaseEnds:
         """Return how many are known."""
         return len(self._ends)
 
-    def begin(self, handle: str, of_token: Callable[[], float], *, seconds: float) -> float:
-        """Note a lease of `seconds`; return how many of them it has. `of_token` tells the steady end of the token."""
+    def begin(self, handle: str, token: TokenInUse, *, seconds: float) -> float:
+        """Note a lease of `seconds` under `token`; return how many of them it has."""
         self._let_go_of_ended()
-        self._ends[handle] = _End(of_token, self._clock.monotonic() + seconds)
+        self._ends[handle] = _End(token, self._clock.monotonic() + seconds)
         return self.extend(handle, seconds=seconds)
 
     def extend(self, handle: str, *, seconds: float) -> float:
@@ -42,7 +50,12 @@ class LeaseEnds:
             return seconds
         now = self._clock.monotonic()
         end.of_lease = now + seconds
-        return max(0.0, min(seconds, end.of_token() - now))
+        return max(0.0, min(seconds, end.token.end() - now))
+
+    def is_last(self, handle: str) -> bool:
+        """Tell whether the token that it was minted under is renewed no more."""
+        end = self._ends.get(handle)
+        return end is not None and end.token.is_replaced()
 
     def forget(self, handle: str) -> None:
         """Let go of a lease that is gone."""

@@ -101,7 +101,7 @@ class StoreLeases:
         if not handle:
             return None
         if not parent.accessor:
-            seconds = self._ends.begin(handle, self._login.end_of_token(), seconds=seconds)
+            seconds = self._ends.begin(handle, self._login.token_in_use(), seconds=seconds)
             return Lease(handle=handle, seconds=seconds, renewable=renewable)
         try:
             seconds = min(seconds, await self._extend(parent.accessor, seconds))
@@ -130,7 +130,9 @@ class StoreLeases:
         except (KeyError, TypeError, ValueError):
             raise bad_answer() from None
         lives = min(self._ends.extend(grip.handle, seconds=given), parent)
-        return Extension(lives, capped=given < seconds - _ROUNDING_SECONDS)
+        # What hangs on a token that is renewed no more has its last life, too.
+        capped = min(given, parent) < seconds - _ROUNDING_SECONDS or self._ends.is_last(grip.handle)
+        return Extension(lives, capped=capped)
 
     async def revoke(self, grip: Grip) -> None:
         """Return when lease and parent are gone. Raises: as `Leasing.revoke`."""

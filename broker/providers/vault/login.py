@@ -19,6 +19,7 @@ from broker.providers.vault.answers import (
 )
 from broker.providers.vault.failures import HeldBackError, WayError
 from broker.providers.vault.flight import SingleFlight
+from broker.providers.vault.lease_ends import TokenInUse
 from broker.providers.vault.login_gate import LoginGate
 from broker.providers.vault.login_session import PROOF_SECONDS, Session
 from broker.providers.vault.logins.method import Credential, LoginMethod
@@ -83,10 +84,13 @@ class StoreLogin:
         """Tell whether the token in use can be renewed."""
         return self._session is not None and self._session.renewable
 
-    def end_of_token(self) -> Callable[[], float]:
-        """Return what tells the monotonic end of the token in use now, also after another has replaced it."""
+    def token_in_use(self) -> TokenInUse:
+        """Return what tells of the token in use now, also after another has replaced it."""
         session = self._session
-        return lambda: float("-inf") if session is None else session.expires
+        return TokenInUse(
+            end=lambda: float("-inf") if session is None else session.expires,
+            is_replaced=lambda: self._session is not session,
+        )
 
     async def prove(self, *, recent_proof_will_do: bool = True) -> None:
         """Return when there is a token that the store takes; without `recent_proof_will_do` it is asked now.

