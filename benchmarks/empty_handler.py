@@ -28,7 +28,11 @@ async def main(directory: Path, port: int) -> None:
     now = time.time()
     context = build_context(pair=read_pair(files, now=now), trust=read_trust(files, now=now), minimum="1.3")
     listener = TlsListener(
-        protocol=runner.server, sock=bind("127.0.0.1", port), context=lambda: context, on_handshake=lambda _result: None
+        protocol=runner.server,
+        sock=bind("127.0.0.1", port),
+        context=lambda: context,
+        on_handshake=lambda _result: None,
+        name_of=lambda _peer: "",
     )
     await listener.start()
     print("ready", flush=True)

@@ -147,7 +147,7 @@ class Service:
         )
         probes = build_operations_app(readiness=self.readiness, registry=base.registry, extra_routes=webhook)
         await self._operations.serve(probes, life)
-        await self._agents.serve(application, life)
+        await self._agents.serve(application, life, name_of=self._agent_side.name_at)
         # Streams end first, or the drain would wait for them.
         life.at_end(self._agent_side.feed.aclose)
         life.keep("watch", self._agent_side.feed.run)

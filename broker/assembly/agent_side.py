@@ -1,5 +1,6 @@
 """What answers agents: the use cases, put together, and the routes that lead to them."""
 
+import ssl
 from collections.abc import Sequence
 
 from aiohttp import web
@@ -85,6 +86,10 @@ class AgentSide:
             ],
             outermost=outermost,
         )
+
+    def name_at(self, connection: ssl.SSLObject) -> str:
+        """Return the name of the identity at the other end of a connection; empty when it has none."""
+        return self._peers.name_at(connection)
 
     def _admit(self) -> Admission:
         keys = {self._base.keys.token.kid: self._base.keys.token}

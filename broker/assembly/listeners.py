@@ -1,6 +1,8 @@
 """The two listeners: bound before anything begins, so that their ports are known, and served last."""
 
 import socket
+import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -49,8 +51,12 @@ class AgentListener:
         """Return the middleware that knows which requests are in flight; it has to be the outermost one."""
         return self._drain.middleware()
 
-    async def serve(self, application: web.Application, life: Lifetime) -> None:
+    async def serve(
+        self, application: web.Application, life: Lifetime, *, name_of: Callable[[ssl.SSLObject], str]
+    ) -> None:
         """Answer by `application` until the end of `life`, which waits for the requests in flight.
+
+        `name_of` tells the name of the identity behind a handshake.
 
         Raises:
             SettingsInvalidError: The limit of open files leaves no room for connections.
@@ -68,6 +74,8 @@ class AgentListener:
             sock=self._sock,
             context=self._base.credentials.context,
             on_handshake=self._record_handshake,
+            name_of=name_of,
+            gave_way=self._base.metrics.connection_gave_way,
             max_connections=connections_within_limit(listen.max_connections, others=self._other_descriptors),
             handshake_seconds=listen.handshake_seconds,
         )

@@ -17,6 +17,11 @@ class ConnectionSeries:
         # outcome: ok, or a handshake reason of `web/tls.py`.
         self._handshakes = Counter("broker_handshakes", "TLS handshakes of agents.", ["outcome"], registry=registry)
         self._connections = Gauge("broker_connections", "Open connections of agents.", registry=registry)
+        self._gave_way = Counter(
+            "broker_connections_gave_way",
+            "Idle connections of agents that were ended because another waited for a place.",
+            registry=registry,
+        )
         # certificate: server, client_ca.
         self._certificates = Gauge(
             "broker_certificate_expiry_timestamp_seconds", "End of validity.", ["certificate"], registry=registry
@@ -38,6 +43,10 @@ class ConnectionSeries:
     def handshake(self, outcome: str) -> None:
         """Count one TLS handshake."""
         self._handshakes.labels(outcome).inc()
+
+    def connection_gave_way(self) -> None:
+        """Count one idle connection that was ended for another."""
+        self._gave_way.inc()
 
     def connections_from(self, count: Callable[[], int]) -> None:
         """State the open connections, asked of `count` whenever somebody looks: they end without a word."""

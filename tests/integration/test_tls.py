@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from broker.errors import IdentityRefusedError, SettingsInvalidError
 from broker.identity import VerifiedChain
 from broker.web.listening.binding import bind
+from broker.web.listening.http_connection import HttpConnections
 from broker.web.listening.tls_listener import HandshakeResult, TlsListener
 from broker.web.tls.certificates import TlsFiles, build_context, read_pair, read_trust
 from broker.web.tls.handshake import HandshakeOutcome, handshake_failure_reason
@@ -30,6 +31,7 @@ from tests.dialing import REQUEST, ask, dial
 from tests.waiting import until
 
 SHIPPER = "spiffe://test.example/logflux/shipper"
+OTHER = "spiffe://test.example/other"
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
 DAY = dt.timedelta(days=1)
@@ -104,6 +106,7 @@ async def serving(
     minimum: str = "1.3",
     sock: socket.socket | None = None,
     report: Callable[..., Any] | None = None,
+    http: bool = False,
     **rest: Any,
 ) -> AsyncIterator[Served]:
     served = Served(await asyncio.to_thread(context_of, authority, minimum=minimum))
@@ -115,7 +118,12 @@ async def serving(
     sock = sock or bind("127.0.0.1", 0)
     served.port = sock.getsockname()[1]
     served.listener = TlsListener(
-        protocol=runner.server, sock=sock, context=lambda: served.context, on_handshake=report or served.report, **rest
+        protocol=HttpConnections(runner=runner, idle_seconds=30) if http else runner.server,
+        sock=sock,
+        context=lambda: served.context,
+        on_handshake=report or served.report,
+        name_of=served.peers.name_at,
+        **rest,
     )
     await served.listener.start()
     try:
@@ -467,6 +475,45 @@ def test_connections_are_bounded_and_the_next_one_waits_for_a_place(
             assert await asyncio.wait_for(third, 10) == SHIPPER
             assert await served.reported(3) == ["ok"] * 3
             second.close()
+            await served.settled(0)
+
+    run(story())
+
+
+def test_one_identity_can_not_take_every_place(run: Run[Any], authority: TestAuthority, good: ssl.SSLContext) -> None:
+    async def story() -> None:
+        other = client_context(authority.ca_path, await asyncio.to_thread(authority.agent, spiffe=OTHER))
+        async with serving(authority, max_connections=8, http=True) as served:
+            with ExitStack() as stack:
+                for _ in range(7):
+                    held = stack.enter_context(await asyncio.to_thread(dial, served.port, good))
+                assert await served.reported(7) == ["ok"] * 7
+                assert await asyncio.to_thread(refused, served.port, good) in {"closed", "reset", "tls"}
+                assert (await served.reported(8))[7] == "too_many_connections"
+                assert await asyncio.to_thread(visit, served.port, other) == OTHER
+                assert await asyncio.to_thread(ask, held) == SHIPPER
+                held.close()
+                await served.settled(6)
+                assert await asyncio.to_thread(visit, served.port, good) == SHIPPER
+            await served.settled(0)
+
+    run(story())
+
+
+def test_an_idle_connection_gives_way_to_who_waits(
+    run: Run[Any], authority: TestAuthority, good: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.web.listening.holders._IDLE_SECONDS", 0.0)
+
+    async def story() -> None:
+        async with serving(authority, max_connections=2, http=True) as served:
+            with ExitStack() as stack:
+                for _ in range(2):
+                    held = stack.enter_context(await asyncio.to_thread(dial, served.port, good))
+                    assert await asyncio.to_thread(ask, held) == SHIPPER
+                # The other one is let in, and nobody has closed anything.
+                assert await asyncio.to_thread(visit, served.port, good) == SHIPPER
+                assert await served.reported(3) == ["ok"] * 3
             await served.settled(0)
 
     run(story())

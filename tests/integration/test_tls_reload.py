@@ -130,7 +130,11 @@ async def serving(
     sock = bind("127.0.0.1", 0)
     served.port = sock.getsockname()[1]
     listener = TlsListener(
-        protocol=runner.server, sock=sock, context=served.credentials.context, on_handshake=served.report
+        protocol=runner.server,
+        sock=sock,
+        context=served.credentials.context,
+        on_handshake=served.report,
+        name_of=served.peers.name_at,
     )
     await listener.start()
     try:

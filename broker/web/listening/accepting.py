@@ -18,6 +18,8 @@ _AT_ONCE: Final = 64
 _STUCK_SECONDS: Final = 0.1
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
+# How often it is looked for a connection that makes room, while there is no place.
+_LOOK_SECONDS: Final = 0.25
 # These end one connection, which was reset before it could be accepted, and say nothing of the next one.
 _LOST_BEFORE_ACCEPT: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN})
 
@@ -27,7 +29,9 @@ Admit = Callable[[socket.socket, str, Place], Coroutine[None, None, None]]
 class Acceptor:
     """Take each connection, and hand it over with its place and the address of its peer."""
 
-    def __init__(self, *, sock: socket.socket, max_connections: int, admit: Admit) -> None:
+    def __init__(
+        self, *, sock: socket.socket, max_connections: int, admit: Admit, make_room: Callable[[], None] = lambda: None
+    ) -> None:
         """Keep everything; nothing is accepted before `start`.
 
         Args:
@@ -35,10 +39,12 @@ class Acceptor:
             max_connections: Open at once; more wait in the kernel.
             admit: Called in a task with each connection, its peer's address and its place. It owns both from then on:
                 the place is to be given back when the connection is closed.
+            make_room: Called while there is no place and somebody waits for one.
 
         """
         self._sock = sock
         self._admit = admit
+        self._make_room = make_room
         self._places = asyncio.Semaphore(max_connections)
         self._pace = Pace(at_once=_AT_ONCE, stuck_seconds=_STUCK_SECONDS)
         self._accepting: asyncio.Task[None] | None = None
@@ -86,7 +92,7 @@ class Acceptor:
         pause = _FIRST_PAUSE
         while True:
             await self._pace.wait()
-            await self._places.acquire()
+            await self._take_place()
             try:
                 connection, peer = await self._accept()
             except OSError as error:
@@ -112,6 +118,18 @@ class Acceptor:
         self._admissions.add(task)
         task.add_done_callback(self._admissions.discard)
         task.add_done_callback(lambda _task: self._pace.end(turn))
+
+    async def _take_place(self) -> None:
+        if self._places.locked():
+            # Nobody has to make room before somebody waits.
+            await _readable(self._sock)
+        while self._places.locked():
+            self._make_room()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._places.acquire()
+                    return
+        await self._places.acquire()
 
     async def _accept(self) -> tuple[socket.socket, object]:
         """Return the next connection.

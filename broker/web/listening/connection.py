@@ -2,8 +2,14 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from broker.web.listening.holders import Holders
+from broker.web.tls.handshake import HandshakeOutcome
 
 
 class Place:
@@ -46,6 +52,22 @@ class SilentConnections:
             self.nobody.set()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crowd:
+    """What a connection has to know of all others.
+
+    Attributes:
+        silent: Those on which nothing has been asked yet.
+        holders: Who holds how many.
+        name_of: Tells the name of the identity at the other end; empty when it has none.
+
+    """
+
+    silent: SilentConnections
+    holders: Holders
+    name_of: Callable[[ssl.SSLObject], str]
+
+
 class PlacedConnection(asyncio.Protocol):
     """Pass everything on to aiohttp's protocol, and give the place back when the connection is lost."""
 
@@ -84,51 +106,76 @@ class PlacedConnection(asyncio.Protocol):
             self._place.leave()
 
 
+@runtime_checkable
+class Idling(Protocol):
+    """A protocol that knows how long it has waited for a request."""
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """Return for how long it has waited; None while it answers one."""
+        ...
+
+
 class AgentConnection(PlacedConnection):
-    """A connection of an agent: over TLS, counted among the silent ones, and never a resumed session.
+    """A connection of an agent: over TLS, one of its identity's share, and never a resumed session.
 
     A resumed session is cut off before aiohttp hears of it, since nobody has checked its certificate. Without
     tickets OpenSSL still keeps the sessions of TLS 1.2 by their ids, and Python has no switch for that.
     Cutting off without a TLS shutdown makes OpenSSL forget the session, so the client's next try is a full
-    handshake.
+    handshake. Whoever has its share already is cut off too.
     """
 
-    __slots__ = ("_connection", "_silent", "resumed")
+    __slots__ = ("_connection", "_crowd", "_holder", "refused")
 
-    def __init__(
-        self, *, inner: asyncio.Protocol, place: Place, connection: socket.socket, silent: SilentConnections
-    ) -> None:
+    def __init__(self, *, inner: asyncio.Protocol, place: Place, connection: socket.socket, crowd: Crowd) -> None:
         """Stand before `inner`, aiohttp's protocol of `connection`."""
         super().__init__(inner=inner, place=place)
-        self._silent = silent
+        self._crowd = crowd
         self._connection = connection
-        self.resumed = False
+        self._holder = ""
+        self.refused: HandshakeOutcome | None = None
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """Return for how long nothing has been asked; None while something is answered, or nobody knows."""
+        return self._inner.idle_seconds if isinstance(self._inner, Idling) else None
+
+    def cut(self) -> None:
+        """End the connection, without a TLS shutdown."""
+        # `transport.abort` is not enough, uvloop leaves the connection open. The client may be gone already.
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, unless the session is a resumed one."""
-        self.resumed = bool(transport.get_extra_info("ssl_object").session_reused)
-        if not self.resumed:
-            self._silent.add(self)
+        """Begin, unless the session is a resumed one or one too many."""
+        peer = transport.get_extra_info("ssl_object")
+        if peer.session_reused:
+            self.refused = HandshakeOutcome.RESUMED
+        else:
+            self._holder = self._crowd.name_of(peer)
+            if not self._crowd.holders.enter(self._holder, self):
+                self.refused = HandshakeOutcome.TOO_MANY
+        if self.refused is None:
+            self._crowd.silent.add(self)
             super().connection_made(transport)
         else:
-            # `transport.abort` is not enough, uvloop leaves the connection open. The client may be gone already.
-            with suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
+            self.cut()
 
     def data_received(self, data: bytes) -> None:
         """Pass on what has been read."""
-        if not self.resumed:
+        if self.refused is None:
             super().data_received(data)
-            self._silent.discard(self)
+            self._crowd.silent.discard(self)
 
     def eof_received(self) -> bool | None:
         """Pass on that nothing more comes."""
-        return None if self.resumed else super().eof_received()
+        return super().eof_received() if self.refused is None else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass on the end, and give the place back."""
-        self._silent.discard(self)
-        if self.resumed:
-            self._place.leave()
-        else:
+        self._crowd.silent.discard(self)
+        self._crowd.holders.leave(self._holder, self)
+        if self.refused is None:
             super().connection_lost(exc)
+        else:
+            self._place.leave()

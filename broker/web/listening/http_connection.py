@@ -41,6 +41,13 @@ class HttpConnection(web.RequestHandler):
         )
         self._metrics = metrics
 
+    @property
+    def idle_seconds(self) -> float | None:
+        """Return for how long it has waited for a request, or for the rest of one's head; None while it answers one."""
+        if self._waiter is None:
+            return None
+        return self._loop.time() - (self._next_keepalive_close_time - self._keepalive_timeout)
+
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -14,7 +14,8 @@ from typing import Final
 
 from broker.logs import EventLogger, error_fields
 from broker.web.listening.accepting import Acceptor
-from broker.web.listening.connection import AgentConnection, Place, SilentConnections
+from broker.web.listening.connection import AgentConnection, Crowd, Place, SilentConnections
+from broker.web.listening.holders import Holders
 from broker.web.tls.handshake import HandshakeOutcome, handshake_failure_reason
 
 _LOG: Final = EventLogger("broker.listener")
@@ -46,6 +47,8 @@ class TlsListener:
         sock: socket.socket,
         context: Callable[[], ssl.SSLContext],
         on_handshake: Callable[[HandshakeResult], Awaitable[None] | None],
+        name_of: Callable[[ssl.SSLObject], str],
+        gave_way: Callable[[], None] = lambda: None,
         max_connections: int = 1024,
         handshake_seconds: float = 5.0,
     ) -> None:
@@ -56,16 +59,23 @@ class TlsListener:
             sock: What `bind` returned; the listener closes it.
             context: Asked at each connection, so that a new certificate counts from the next one on.
             on_handshake: Told of each handshake, good or bad. The connection's place is kept until it returns.
-            max_connections: Open at once, those in a handshake included; more wait in the kernel.
+            name_of: Tells the name of the identity behind a handshake; empty when it has none.
+            gave_way: Told of each idle connection that was ended to make room for another.
+            max_connections: Open at once, those in a handshake included; more wait in the kernel. One identity has
+                seven eighths of them at most.
             handshake_seconds: The time for a handshake, and for a TLS shutdown.
 
         """
         self._protocol = protocol
-        self._acceptor = Acceptor(sock=sock, max_connections=max_connections, admit=self._admit)
+        holders = Holders(places=max_connections, gave_way=gave_way)
+        self._acceptor = Acceptor(
+            sock=sock, max_connections=max_connections, admit=self._admit, make_room=holders.make_room
+        )
         self._context = context
         self._on_handshake = on_handshake
         self._seconds = handshake_seconds
         self._silent = SilentConnections()
+        self._crowd = Crowd(silent=self._silent, holders=holders, name_of=name_of)
 
     @property
     def connections(self) -> int:
@@ -106,7 +116,7 @@ class TlsListener:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             context = self._context()
             # Made here, because uvloop returns a protocol of its own.
-            placed = AgentConnection(inner=self._protocol(), place=place, connection=connection, silent=self._silent)
+            placed = AgentConnection(inner=self._protocol(), place=place, connection=connection, crowd=self._crowd)
         except Exception as error:  # noqa: BLE001  One connection fails, whatever it is, and the listener goes on.
             connection.close()
             _LOG.error("connection_failed", **error_fields(error))
@@ -125,7 +135,7 @@ class TlsListener:
             connection.close()
             _LOG.error("connection_failed", **error_fields(error))
             return HandshakeOutcome.OTHER
-        return HandshakeOutcome.RESUMED if placed.resumed else HandshakeOutcome.OK
+        return placed.refused or HandshakeOutcome.OK
 
     async def _report(self, result: HandshakeResult) -> None:
         try:

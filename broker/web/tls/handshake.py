@@ -24,6 +24,7 @@ class HandshakeOutcome(StrEnum):
     NO_SHARED_CIPHER = "no_shared_cipher"
     REFUSED_BY_PEER = "refused_by_peer"
     RESUMED = "resumed"
+    TOO_MANY = "too_many_connections"
     TIMEOUT = "timeout"
     RESET = "reset"
     OTHER = "other"

@@ -44,11 +44,23 @@ class Peers:
         if connection is None:
             message = "the connection has no client certificate, or is closed"
             raise IdentityRefusedError(message, reason=IdentityRefusedReason.NO_CERTIFICATE)
+        peer = self._peer_at(connection)
+        require_valid(peer, now=now)
+        self._trust.require_trusted(peer.chain)
+        return peer
+
+    def name_at(self, connection: ssl.SSLObject) -> str:
+        """Return the name of the peer as its certificate has it, whether it counts or not; empty when it has none."""
+        try:
+            return self._peer_at(connection).name
+        except (IdentityRefusedError, ValueError):
+            # A chain that can't be read is found at the first request, which is answered.
+            return ""
+
+    def _peer_at(self, connection: ssl.SSLObject) -> PeerIdentity:
         peer = self._known.get(connection)
         if peer is None:
             peer = self._known[connection] = self._look(connection)
-        require_valid(peer, now=now)
-        self._trust.require_trusted(peer.chain)
         return peer
 
     def _look(self, connection: ssl.SSLObject) -> PeerIdentity:

@@ -1,0 +1,70 @@
+"""Who holds the connections: so that one identity can't take every place, and idle ones give way to who waits.
+
+An agent that is taken over may open as many connections as it likes, and keep each of them busy or alive. What it
+holds beyond its share it takes from itself, and what lies idle is nobody's while somebody else waits.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Final, Protocol
+
+# Of the places, one in so many is out of reach for whoever holds all the others.
+_OTHERS: Final = 8
+# A client may take this long from its handshake, or from an answer, to its next request before it counts as idle.
+_IDLE_SECONDS: Final = 2.0
+# Connections that are ended at once when somebody waits; who waits behind that one is let in without another look.
+_AT_ONCE: Final = 8
+
+
+class Held(Protocol):
+    """One open connection."""
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """Return for how long nothing has been asked; None while something is answered."""
+        ...
+
+    def cut(self) -> None:
+        """End the connection."""
+        ...
+
+
+class Holders:
+    """Know which connections each identity has open."""
+
+    def __init__(self, *, places: int, gave_way: Callable[[], None] = lambda: None) -> None:
+        """Let one identity have all of `places` but an eighth; `gave_way` is told of each that is ended for another."""
+        self._share = places - places // _OTHERS
+        self._gave_way = gave_way
+        # In the order in which they were opened, which is roughly that of being idle.
+        self._held: defaultdict[str, dict[Held, None]] = defaultdict(dict)
+
+    def enter(self, name: str, connection: Held) -> bool:
+        """Let `name` have one more, for which an idle one of its own makes room; return whether it may."""
+        mine = self._held[name]
+        if len(mine) >= self._share and not self._end_idle(mine, at_most=1):
+            return False
+        mine[connection] = None
+        return True
+
+    def leave(self, name: str, connection: Held) -> None:
+        """Forget `connection`; a second call does nothing."""
+        mine = self._held.get(name, {})
+        mine.pop(connection, None)
+        if not mine:
+            self._held.pop(name, None)
+
+    def make_room(self) -> None:
+        """End connections that are idle, of the identity that has most of them open."""
+        for mine in sorted(self._held.values(), key=len, reverse=True):
+            if self._end_idle(mine, at_most=_AT_ONCE):
+                return
+
+    def _end_idle(self, mine: dict[Held, None], *, at_most: int) -> bool:
+        idle = [held for held in mine if (held.idle_seconds or 0.0) >= _IDLE_SECONDS][:at_most]
+        for held in idle:
+            # Forgotten now: its end may take a moment, in which it counts no more.
+            del mine[held]
+            held.cut()
+            self._gave_way()
+        return bool(idle)
