@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from tests.faults.matrix import Fault
 from tests.faults.operations import Operations
 from tests.faults.record import StoreRecord
 from tests.faults.relay import Relay
-from tests.faults.setting import BRIEF, COLD, MAX_BRIEF, VALUES
+from tests.faults.setting import BRIEF, COLD, MAX_BRIEF
 from tests.openbao import OpenBao
 
 _PATIENCE: Final = 40.0
@@ -54,6 +54,7 @@ class Scene:
         operations_port: int,
         authority: TestAuthority,
         tls: ssl.SSLContext | None,
+        values: Mapping[str, str],
     ) -> None:
         self.row = row
         self.authority = authority
@@ -69,7 +70,7 @@ class Scene:
         self.may_see: dict[str, set[str]] = {}
         # Whether agents may lose a connection, because the broker itself is away.
         self.may_lose = False
-        self.values: dict[str, set[str]] = {reference: {value} for reference, value in VALUES.items()}
+        self.values: dict[str, set[str]] = {reference: {value} for reference, value in values.items()}
         self.broker: Service
         self.operations = Operations(operations_port)
         self.began_at = self.ended_at = self.healed_at = 0.0
@@ -89,7 +90,9 @@ class Scene:
     async def warm(self) -> None:
         """Let the agents begin, and return when each reference was answered and the broker is ready."""
         self.agents.start(self.agents.url)
-        await self.until(lambda: {seen.reference for seen in self.agents.seen if seen.status == "ok"} >= set(VALUES))
+        await self.until(
+            lambda: {seen.reference for seen in self.agents.seen if seen.status == "ok"} >= set(self.values)
+        )
         await self.until(lambda: self.broker.readiness.ready)
         assert await self._status_of(BRIEF) == "ok"
         self._brief_read = time.monotonic()
@@ -110,7 +113,7 @@ class Scene:
 
     async def see(self, status: str, *references: str) -> None:
         """Return when the agents have seen `status` for each of `references` (all by default) since the begin."""
-        for reference in references or tuple(VALUES):
+        for reference in references or tuple(self.values):
             await self.until(
                 lambda reference=reference: any(
                     seen.reference == reference and seen.status == status for seen in self.since(self.began_at)
@@ -188,7 +191,7 @@ class Scene:
 
     async def heals(self, *references: str) -> None:
         """Return when the agents have values read after the end, the others are read, and the broker is ready."""
-        for reference in references or tuple(VALUES):
+        for reference in references or tuple(self.values):
             await self.until(lambda reference=reference: self._is_fresh(reference), f"{reference} is fresh again")
         await self.until(lambda: self.broker.readiness.ready, "ready again")
         for reference in (COLD, BRIEF):

@@ -48,7 +48,7 @@ _POLICY: Final = {
     "rules": [
         {
             "name": "agents read",
-            "allow": ["vault:secret/**#*", "vault:database/**#*"],
+            "allow": ["vault:secret/**#*", "vault:database/**#*", "vault:team/**#*"],
             "to": ["agent"],
             "fresh_for": f"{FRESH_FOR:.0f}s",
             "max_stale": f"{MAX_STALE:.0f}s",

@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ async def staged(
     record: StoreRecord,
     over_tls: bool = False,
     host: str = "127.0.0.1",
+    values: Mapping[str, str] = VALUES,
     **more: Any,
 ) -> AsyncIterator[Scene]:
     """Yield a scene whose agents are busy; afterwards assert what holds for every fault, and keep the figures."""
@@ -45,11 +46,12 @@ async def staged(
         store=store,
         record=record,
         relay=relay,
-        agents=await asyncio.to_thread(Agents, authority=authority, references=tuple(VALUES)),
+        agents=await asyncio.to_thread(Agents, authority=authority, references=tuple(values)),
         settings=settings,
         operations_port=await asyncio.to_thread(operations_port, settings),
         authority=authority,
         tls=tls,
+        values=values,
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(relay.aclose)
