@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
 from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
@@ -16,13 +15,12 @@ from broker.errors import (
 )
 from broker.identity import IdentityKind, PeerIdentity
 from broker.metrics import Metrics
+from broker.peer_address import Address
 from broker.policy.decision import Context, Decision
 from broker.reference import Reference
 from broker.throttle import Throttle
 from broker.tokens import TokenClaims
 from broker.trace_context import audit_details
-
-Address = IPv4Address | IPv6Address
 
 
 class Policy(Protocol):

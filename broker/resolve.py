@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from broker.admission import Address, Admission, Admitted, Policy, PolicySource
+from broker.admission import Admission, Admitted, Policy, PolicySource
 from broker.audit.event import EventKind, EventSink, Outcome, ReferenceRecord
 from broker.cache.remembered import Cached
 from broker.errors import FetchError, MalformedReferenceError, ReferenceCountError
 from broker.identity import PeerIdentity
 from broker.leases.held import Asker
 from broker.metrics import Metrics
+from broker.peer_address import Address
 from broker.policy.decision import Allow, Decision, Deny
 from broker.reference import Reference, Source, parse
 from broker.resolution.items import (

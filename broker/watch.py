@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from broker.admission import Address, Admission, Admitted, PolicySource
+from broker.admission import Admission, Admitted, PolicySource
 from broker.audit.event import EventKind, EventSink, Outcome, ReferenceRecord
 from broker.cache.remembered import Clocks
 from broker.changes.feed import ChangeFeed
@@ -14,6 +14,7 @@ from broker.clock import Clock
 from broker.errors import MalformedReferenceError, ReferenceCountError, ThrottledError
 from broker.identity import PeerIdentity
 from broker.leases.held import Asker
+from broker.peer_address import Address
 from broker.policy.decision import Allow, Deny
 from broker.reference import Reference, Source, parse
 from broker.resolution.items import WITHHELD, Item, denied_item, malformed_item, resolution_of

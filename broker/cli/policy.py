@@ -5,12 +5,13 @@ import json
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Final
 
 from broker.errors import PolicyInvalidError
 from broker.identity import IdentityKind, PeerIdentity
+from broker.peer_address import Address
 from broker.policy.decision import Allow, Context, Decision
 from broker.policy.explain import Explanation, Outcome, explain
 from broker.policy_file import load_policy
@@ -117,7 +118,7 @@ def _identity(name: str) -> PeerIdentity:
     return PeerIdentity(kind=kind, name=name, thumbprint="", not_before=0.0, not_after=0.0)
 
 
-def _address(text: str) -> IPv4Address | IPv6Address:
+def _address(text: str) -> Address:
     try:
         return ip_address(text)
     except ValueError:

@@ -5,9 +5,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final
 
+from broker.peer_address import Address, unmapped
 from broker.policy.decision import Context
 
 Network = IPv4Network | IPv6Network
@@ -122,10 +123,9 @@ def parse_day(text: str) -> int:
     return ALL_DAYS.index(text)
 
 
-def _within(address: IPv4Address | IPv6Address, networks: tuple[Network, ...]) -> bool:
-    # A dual-stack socket shows IPv4 peers as mapped IPv6 addresses; the rule means the peer, not the spelling.
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    peer = mapped or address
+def _within(address: Address, networks: tuple[Network, ...]) -> bool:
+    # The rule means the peer, not the spelling.
+    peer = unmapped(address)
     return any(peer in network for network in networks)
 
 

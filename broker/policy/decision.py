@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address
 
 from broker.pattern import Pattern
+from broker.peer_address import Address
 
 
 class DenyReason(StrEnum):
@@ -32,7 +32,7 @@ class Context:
 
     """
 
-    address: IPv4Address | IPv6Address
+    address: Address
     now: float
     scope: tuple[Pattern, ...] | None = None
 

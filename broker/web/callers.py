@@ -1,17 +1,15 @@
 """Who calls: the peer of a request's connection, where it calls from, and what it presents."""
 
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import Final, NamedTuple, Protocol
 
 from aiohttp import web
 
-from broker.admission import Address
 from broker.audit.event import EventKind
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError
 from broker.identity import PeerIdentity
+from broker.peer_address import Address, parse_address
 from broker.web.middleware import facts_of, request_id_of
 from broker.web.problems import HttpRefusedError, WebCode
 
@@ -118,13 +116,4 @@ def address_of(request: web.Request) -> Address:
     if not peer:
         message = "the connection is gone"
         raise HttpRefusedError(WebCode.BODY_INCOMPLETE, message)
-    return _address(peer[0])
-
-
-# Of the process on purpose, as in `schemas.py`: the answer hangs on the text alone, and the number is bounded.
-@lru_cache(maxsize=4096)
-def _address(text: str) -> Address:
-    """Return the address that `text` spells, an IPv4 one also where the socket shows it as a mapped IPv6 one."""
-    address = ip_address(text)
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
+    return parse_address(peer[0])

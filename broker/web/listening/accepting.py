@@ -2,13 +2,13 @@
 
 import asyncio
 import errno
-import ipaddress
 import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Final
 
 from broker.logs import EventLogger
+from broker.peer_address import parse_address
 from broker.web.listening.connection import Place
 from broker.web.listening.pace import Pace
 
@@ -162,8 +162,6 @@ def _address_of(peer: object) -> str:
     if not isinstance(peer, tuple) or not peer:
         return ""
     try:
-        address = ipaddress.ip_address(peer[0])
+        return str(parse_address(peer[0]))
     except ValueError:
         return ""
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)

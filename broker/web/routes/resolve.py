@@ -8,11 +8,11 @@ from typing import Final, Protocol
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from broker.admission import Address
 from broker.audit.event import EventKind
 from broker.clock import Clock
 from broker.errors import MalformedReferenceError
 from broker.identity import PeerIdentity
+from broker.peer_address import Address
 from broker.resolution.results import Granted, Require, Resolution, Status
 from broker.resolve import Wishes
 from broker.series.requests import RequestSeries

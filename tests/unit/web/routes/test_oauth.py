@@ -10,11 +10,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from broker.admission import Address
 from broker.audit.event import EventKind
 from broker.errors import IdentityRefusedError, IdentityRefusedReason, ThrottledError
 from broker.identity import PeerIdentity
 from broker.issue import IssueToken
+from broker.peer_address import Address
 from broker.policy.current import CurrentPolicy
 from broker.policy.engine import compile_policy
 from broker.tokens import SigningKey, public_jwks
