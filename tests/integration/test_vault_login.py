@@ -100,6 +100,19 @@ async def test_a_token_without_the_default_policy_is_denied_without_a_login_each
     assert seen.count("login") == 1
 
 
+async def test_a_missing_right_to_renew_is_named_and_the_token_is_replaced_when_it_ends(
+    openbao: OpenBao, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = Seen()
+    role = openbao.approle("unrenewed", ["reader"], token_no_default_policy=True, token_ttl="1s")
+    provider = approle_provider(openbao, tmp_path, *role, seen=seen)
+    assert (await provider.fetch(SECRET)).version
+    await until(lambda: "store_rights_missing path=auth/token/renew-self" in caplog.text)
+    seen.advance(2)
+    assert (await provider.fetch(SECRET)).version
+    assert seen.count("login") == 2
+
+
 async def test_a_token_with_a_short_life_is_renewed(openbao: OpenBao, tmp_path: Path) -> None:
     seen = Seen()
     role = openbao.approle("short", ["reader"], token_period="2s")

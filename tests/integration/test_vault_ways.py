@@ -360,6 +360,26 @@ async def test_a_node_that_is_behind_is_asked_again_in_a_moment(tmp_path: Path, 
         await provider.aclose()
 
 
+async def test_logins_whose_tokens_are_refused_are_repeated_at_a_growing_pace(tmp_path: Path) -> None:
+    refused = answer({"errors": ["permission denied"]}, status="403 Forbidden")
+    given = answer({"auth": {"client_token": "s.new", "lease_duration": 3600, "renewable": False}})
+    paths = [f"s{number}/way" for number in range(50)]
+    async with script() as one:
+        one.answers = {"/v1/auth/approle/login": given, "/v1/auth/token/lookup-self": refused}
+        one.answers |= {f"/v1/sys/internal/ui/mounts/{path}": refused for path in paths}
+        one.answers |= {f"/v1/{path}": refused for path in paths}
+        seen = Seen()
+        file = private(tmp_path / "secret_id", "x")
+        auth = {"approle": {"role_id": "r", "secret_id_file": str(file)}}
+        provider = provider_of(one.address, auth, seen=seen)
+        for path in paths:
+            with pytest.raises(SourceUnavailableError, match="the store refuses the broker's new token too"):
+                await provider.fetch(parse(f"vault:{path}#v").source)
+            seen.advance(1.0)
+        assert 3 <= one.count("/v1/auth/approle/login") <= 25
+        await provider.aclose()
+
+
 async def test_a_read_that_was_lost_is_asked_once_more_at_another_address(tmp_path: Path) -> None:
     async with script() as one, script() as two:
         del one.answers["/v1/secret/data/way"]

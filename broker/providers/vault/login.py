@@ -35,6 +35,7 @@ _JITTER: Final = 0.1
 # Shorter than the time between two probes of a store that is away, so that none of them is wasted on a pause.
 _AWAY_SECONDS: Final = 0.9
 _FOLLOW_SECONDS: Final = 1.0
+_REFUSED_TOO: Final = "the store refuses the broker's new token too"
 
 
 class StoreLogin:
@@ -67,17 +68,19 @@ class StoreLogin:
         session = await self._current()
         for _ in range(2):
             try:
-                return await ask(session.client)
+                answer = await ask(session.client)
             except StoreAnswerError as error:
                 if error.status != FORBIDDEN:
                     raise
                 refusal = error
+            else:
+                self._note_served(session)
+                return answer
             if await self._is_good(session, recent_proof_will_do=refusal.says_policy):
                 message = "the store denies the broker this path; look at the policy of the broker's role there"
                 raise UpstreamDeniedError(message, words=refusal.words)
-            session = await self._replace(session)
-        message = "the store refuses the broker's new token too"
-        raise SourceUnavailableError(message, retry_after=PROOF_SECONDS)
+            session = await self._replace_dead(session)
+        raise SourceUnavailableError(_REFUSED_TOO, retry_after=PROOF_SECONDS)
 
     @property
     def can_renew(self) -> bool:
@@ -101,7 +104,7 @@ class StoreLogin:
         """
         session = await self._current()
         if not await self._is_good(session, recent_proof_will_do=recent_proof_will_do):
-            await self._replace(session)
+            await self._replace_dead(session)
 
     async def write(self) -> bool:
         """Return whether the leader of the store took a write; it does not where the token can't be renewed.
@@ -153,6 +156,23 @@ class StoreLogin:
             return self._session
         return await self._flights.run("login", self._login)
 
+    async def _replace_dead(self, session: Session) -> Session:
+        """Return another session in place of one whose token is dead.
+
+        Raises:
+            SourceUnavailableError: There is none, or the token is new, and another login would give another such one.
+
+        """
+        if self._session is session and not session.has_served:
+            self._session = None
+            raise self._gate.failed(SourceUnavailableError(_REFUSED_TOO))
+        return await self._replace(session)
+
+    def _note_served(self, session: Session) -> None:
+        if not session.has_served:
+            session.has_served = True
+            self._gate.served()
+
     async def _is_good(self, session: Session, *, recent_proof_will_do: bool) -> bool:
         """Tell a denial from a dead token: both are 403, and only the token's own look-up knows."""
         if self._session is not session:
@@ -161,6 +181,8 @@ class StoreLogin:
             return True
         is_good = await self._flights.run(session, session.look_up)
         session.words_lie |= is_good and not recent_proof_will_do
+        if is_good:
+            self._note_served(session)
         return is_good
 
     async def _login(self) -> Session:

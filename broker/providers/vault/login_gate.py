@@ -59,9 +59,14 @@ class LoginGate:
             raise SourceUnavailableError(self._last, retry_after=self._not_before - now)
 
     def passed(self) -> None:
-        """Forget what failed before, as the store does."""
-        self._begin_anew()
+        """Forget what was refused before, as the store does; the pauses go on growing until the token has served."""
+        self._refusals = 0
+        self._not_before = float("-inf")
         self._refused_at.clear()
+
+    def served(self) -> None:
+        """Let the next pause begin small: the token that a login gave is taken."""
+        self._backoff.passed()
 
     def refused(self, credential: Credential, *, status: int) -> SourceUnavailableError:
         """Count a refusal with `status`, and return the error for it."""

@@ -24,6 +24,8 @@ class Session:
     renewable: bool
     expires: float
     proved: float
+    # Set by the first answer that the token got: a login may give one that the store takes for nothing.
+    has_served: bool = False
     # Set when this store's words for a dead token were said about a live one, so that they mean nothing.
     words_lie: bool = False
 
@@ -84,6 +86,8 @@ class Session:
             answer = await self.client.auth.token.renew_self()
             seconds = float(answer["auth"]["lease_duration"])
         except StoreAnswerError as error:
+            if error.says_policy:
+                _LOG.warning("store_rights_missing", path="auth/token/renew-self", capability="update")
             # Past the hard end the store answers 500, as it does for its own faults.
             return error.status not in {BAD_REQUEST, FORBIDDEN}
         except (SourceUnavailableError, SecretUnusableError, KeyError, TypeError, ValueError):
