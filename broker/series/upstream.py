@@ -8,7 +8,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from broker.series.base import BUCKETS, Children, begin
 
-_ALARMS: Final = ("certificate", "pin", "files", "wrapping_token_used", "wrapping_token_of_another_path")
+_ALARMS: Final = (
+    *("certificate", "pin", "files", "wrapping_token_used", "wrapping_token_of_another_path"),
+    *("mount_gone", "unexpected_status"),
+)
 _LEASE_EVENTS: Final = (
     *("minted", "renewed", "revoked", "ended", "lost", "dropped"),
     *("mint_failed", "renew_failed", "revoke_failed", "revoke_denied"),

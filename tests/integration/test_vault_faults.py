@@ -362,6 +362,18 @@ async def test_the_time_that_a_429_names_is_kept_in_both_of_its_forms(
         await provider.aclose()
 
 
+@pytest.mark.parametrize("status", ["401 Unauthorized", "407 Proxy Authentication Required", "418 I'm a teapot"])
+async def test_a_status_that_no_store_sends_is_an_alarm_and_says_nothing_of_the_secret(
+    tmp_path: Path, status: str
+) -> None:
+    async with fake(http(b"blocked", status=status, kind="text/plain")) as store:
+        seen = Seen()
+        provider = fake_provider(store, tmp_path, seen=seen)
+        assert f"answered {status[:3]}, which was not expected" in (await unavailable(provider)).detail
+        assert (seen.alarms, store.count("/v1/secret/")) == (["unexpected_status"], 1)
+        await provider.aclose()
+
+
 async def test_a_broken_connection_is_tried_once_more_by_a_read(tmp_path: Path) -> None:
     async with fake(b"", abort=True) as store:
         provider = fake_provider(store, tmp_path)

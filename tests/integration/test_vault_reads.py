@@ -389,9 +389,11 @@ async def test_a_deletion_that_the_store_states_is_believed_at_once(
     assert seen.count("read") == 2
 
 
-async def test_a_mount_that_is_gone_makes_its_secrets_unavailable_and_not_missing(
-    provider: VaultProvider, openbao: OpenBao
+async def test_a_mount_that_is_gone_is_an_alarm_and_makes_its_secrets_unavailable_and_not_missing(
+    provider: VaultProvider, openbao: OpenBao, seen: Seen
 ) -> None:
+    await missing(provider, "vault:nowhere/k")
+    assert seen.alarms == [], "nobody has seen a mount there"
     openbao.mount("going", "kv", {"version": "2"})
     openbao.put_secret("k", mount="going", v="x")
     assert await field(provider, "vault:going/k#v") == b"x"
@@ -399,6 +401,7 @@ async def test_a_mount_that_is_gone_makes_its_secrets_unavailable_and_not_missin
     for _ in range(2):
         with pytest.raises(SourceUnavailableError, match="engine that was mounted there is gone"):
             await read(provider, "vault:going/k")
+    assert set(seen.alarms) == {"mount_gone"}
 
 
 async def test_a_namespace_is_sent_with_every_request(openbao: OpenBao, tmp_path: Path) -> None:

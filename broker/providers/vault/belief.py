@@ -15,6 +15,7 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
+from broker.providers.base import UpstreamObserver
 from broker.providers.vault.answers import NOT_FOUND, StoreAnswerError, WrongEngineError, is_shut_place, unavailable
 from broker.providers.vault.known import KnownSources
 from broker.providers.vault.latest import LatestState
@@ -37,8 +38,17 @@ Read = Callable[[Mount, Source], Awaitable[Reading]]
 class Belief:
     """Read at the mounts of one store, and look twice before a refusal is passed on."""
 
-    def __init__(self, *, mounts: MountTable, questions: Questions, latest: LatestState, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        mounts: MountTable,
+        questions: Questions,
+        latest: LatestState,
+        clock: Clock,
+        observer: UpstreamObserver,
+    ) -> None:
         """Keep the collaborators."""
+        self._observer = observer
         self._mounts = mounts
         self._questions = questions
         self._latest = latest
@@ -136,6 +146,7 @@ class Belief:
             return await self._mounts.again(mount, source.path)
         except UpstreamDeniedError:
             if isinstance(refusal, WrongEngineError):
+                self._observer.upstream_alarm(provider="vault", alarm="mount_gone")
                 message = "the secrets engine that was mounted there is gone"
                 raise SourceUnavailableError(message, words=refusal.words) from None
             raise refusal from None

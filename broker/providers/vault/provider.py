@@ -51,7 +51,9 @@ class VaultProvider:
         self._mounts = MountTable(ask=questions.look, clock=tools.clock)
         self._listings = FolderListings(get=questions.get, mount_of=self._mounts.of, clock=tools.clock)
         self._latest = LatestState(login=self._login, transport=self._transport, clock=tools.clock)
-        self._belief = Belief(mounts=self._mounts, questions=questions, latest=self._latest, clock=tools.clock)
+        self._belief = Belief(
+            mounts=self._mounts, questions=questions, latest=self._latest, clock=tools.clock, observer=tools.observer
+        )
         self._secrets = KvReads(questions=questions, limit=tools.max_value_bytes)
         self._engines = EngineReads(
             login=self._login, leases=self._leases, clock=tools.clock, limit=tools.max_value_bytes

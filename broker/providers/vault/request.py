@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
-from broker.providers.vault.answers import TOO_MANY, is_health, is_outage, is_shut_place, state_of, stopped_by_itself
+from broker.providers.vault.answers import (
+    BEHIND,
+    TOO_MANY,
+    is_health,
+    is_outage,
+    is_shut_place,
+    state_of,
+    stopped_by_itself,
+)
 
 Patience = Literal["read", "login", "health"]
 
@@ -34,6 +42,8 @@ _ASKS_ONLY: Final = frozenset({"lookup", "mounts", "health"})
 _OF_THE_STORE: Final = ("/v1/auth/", "/v1/sys/")
 _OK: Final = 200
 _REDIRECTS: Final = range(300, 400)
+_FAULTS_OF_THE_ASKER: Final = range(400, 500)
+_KNOWN_FAULTS: Final = frozenset({400, 403, 404, 405, BEHIND, TOO_MANY})
 # What something between the broker and the store would say, whatever the store was asked; a content type that is not
 # there comes as the third.
 _PAGES: Final = frozenset({"text/html", "application/xhtml+xml", "application/octet-stream", "application/json"})
@@ -163,6 +173,11 @@ class StoreResponse:
             return False
         # An engine may answer with a certificate, say, and that must shut the store for nobody.
         return request.raw_types is None or self.content_type in _PAGES
+
+    def is_unexpected(self, request: StoreRequest) -> bool:
+        """Tell whether a store never answers `request` so, and something before it may have; an engine may say more."""
+        asked_the_store = request.operation != "health" and request.raw_types is None
+        return asked_the_store and self.status in _FAULTS_OF_THE_ASKER and self.status not in _KNOWN_FAULTS
 
     @property
     def was_not_processed(self) -> bool:

@@ -117,6 +117,8 @@ class StoreTransport:
 
     def _judge(self, permit: Permit, request: StoreRequest, response: StoreResponse) -> None:
         """Tell the breaker what an answer says about the store as a whole."""
+        if response.is_unexpected(request):
+            self._observer.upstream_alarm(provider="vault", alarm="unexpected_status")
         if response.is_failure(request):
             # The store's own word that it can serve nobody; from something before it, one such answer may be a slip.
             at_once = response.status in _SEALED and isinstance(response.document, dict)
