@@ -28,9 +28,10 @@ from broker.policy_file import PolicyFile
 from broker.readiness import Dependencies, Readiness
 from broker.reload import Part, PartName, Reloader
 from broker.systemd.activation import AGENTS, OPERATIONS
+from broker.web.applications import build_operations_app
 from broker.web.listening.parser import require_strict_parser
 from broker.web.routes.cache_orders import webhook_route
-from broker.web.routes.operations import build_operations_app
+from broker.web.routes.operations import operations_routes
 from broker.web.tls.handshake import HandshakeOutcome
 
 _LOG: Final = EventLogger("broker.app")
@@ -145,8 +146,8 @@ class Service:
         webhook = (
             [] if self._webhook is None else [webhook_route(orders=orders, verifier=self._webhook, clock=base.clock)]
         )
-        probes = build_operations_app(readiness=self.readiness, registry=base.registry, extra_routes=webhook)
-        await self._operations.serve(probes, life)
+        probes = operations_routes(readiness=self.readiness, registry=base.registry)
+        await self._operations.serve(build_operations_app(routes=[*probes, *webhook]), life)
         await self._agents.serve(application, life, name_of=self._agent_side.name_at)
         # Streams end first, or the drain would wait for them.
         life.at_end(self._agent_side.feed.aclose)

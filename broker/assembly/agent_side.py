@@ -18,13 +18,15 @@ from broker.resolve import ResolveReferences
 from broker.throttle import Throttle
 from broker.tokens import TokenVerifier, public_jwks
 from broker.watch import WatchLimits, WatchReferences
+from broker.web.applications import build_agent_app
+from broker.web.body import BodyLimits
 from broker.web.callers import AgentDoor
 from broker.web.routes.administrators import AdministratorDoor
 from broker.web.routes.cache_orders import order_routes
 from broker.web.routes.lease_orders import lease_order_routes
 from broker.web.routes.leases import lease_routes
 from broker.web.routes.oauth import oauth_routes
-from broker.web.routes.resolve import RequestLimits, build_agent_app
+from broker.web.routes.resolve import resolve_route
 from broker.web.routes.watch import WatchHandler, watch_routes
 from broker.web.tls.peers import Peers
 
@@ -66,24 +68,19 @@ class AgentSide:
     def application(self, *, outermost: Sequence[Middleware]) -> web.Application:
         """Return the application of the agents' listener, behind the middlewares `outermost`."""
         settings = self._base.settings
-        limits = RequestLimits(
-            max_references=settings.limits.max_references,
-            max_body_bytes=settings.limits.max_body_bytes,
-            body_seconds=settings.limits.body_seconds,
-        )
+        limits = BodyLimits(max_bytes=settings.limits.max_body_bytes, seconds=settings.limits.body_seconds)
         return build_agent_app(
-            resolve=self._resolve,
-            door=self._door,
-            clock=self._base.clock,
-            metrics=self._base.metrics,
-            limits=limits,
-            allowed_hosts=frozenset(settings.listen.allowed_hosts) or None,
-            extra_routes=[
+            routes=[
+                resolve_route(resolve=self._resolve, door=self._door, clock=self._base.clock, limits=limits),
                 *self._token_routes(),
                 *lease_routes(leases=self._source_side.leases, door=self._door),
                 *watch_routes(self._watch_handler(limits)),
                 *self._order_routes(),
             ],
+            clock=self._base.clock,
+            metrics=self._base.metrics,
+            max_body_bytes=limits.max_bytes,
+            allowed_hosts=frozenset(settings.listen.allowed_hosts) or None,
             outermost=outermost,
         )
 
@@ -135,7 +132,7 @@ class AgentSide:
         )
         return [*order_routes(orders=self.orders, door=door), *lease_order_routes(orders=leases, door=door)]
 
-    def _watch_handler(self, limits: RequestLimits) -> WatchHandler:
+    def _watch_handler(self, limits: BodyLimits) -> WatchHandler:
         settings = self._base.settings.watch
         watch = WatchReferences(
             admission=self._admission,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from aiohttp import ClientPayloadError, web
@@ -17,17 +18,25 @@ _MAX_FAULTS: Final = 5
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-async def read_model(request: web.Request, model: type[ModelT], *, max_bytes: int, seconds: float) -> ModelT:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyLimits:
+    """How large a body may be, and in which time it has to arrive."""
+
+    max_bytes: int = 256 * 1024
+    seconds: float = 10.0
+
+
+async def read_model(request: web.Request, model: type[ModelT], limits: BodyLimits) -> ModelT:
     """Return the JSON body of `request` as `model`.
 
     Raises:
         HttpRefusedError: It is too large, of another type, encoded, slow, cut, no acceptable JSON, or does not fit.
 
     """
-    return model_of(await read_bytes(request, max_bytes=max_bytes, seconds=seconds), model)
+    return model_of(await read_bytes(request, limits), model)
 
 
-async def read_bytes(request: web.Request, *, max_bytes: int, seconds: float) -> bytes:
+async def read_bytes(request: web.Request, limits: BodyLimits) -> bytes:
     """Return the body of `request` as it came, which is said to be JSON.
 
     Raises:
@@ -35,19 +44,19 @@ async def read_bytes(request: web.Request, *, max_bytes: int, seconds: float) ->
 
     """
     _check_head(request)
-    return await read_raw(request, max_bytes=max_bytes, seconds=seconds)
+    return await read_raw(request, limits)
 
 
-async def read_raw(request: web.Request, *, max_bytes: int, seconds: float) -> bytes:
+async def read_raw(request: web.Request, limits: BodyLimits) -> bytes:
     """Return the body of `request` as it came, whatever it is said to be.
 
     Raises:
         HttpRefusedError: It is too large, slow, or cut.
 
     """
-    if request.content_length is not None and request.content_length > max_bytes:
-        raise _too_large(max_bytes)
-    return await _read(request, max_bytes, seconds)
+    if request.content_length is not None and request.content_length > limits.max_bytes:
+        raise _too_large(limits.max_bytes)
+    return await _read(request, limits)
 
 
 def model_of(raw: bytes, model: type[ModelT]) -> ModelT:
@@ -91,23 +100,23 @@ def _is_json_type(request: web.Request) -> bool:
     return (request.charset or "utf-8").lower() == "utf-8"
 
 
-async def _read(request: web.Request, max_bytes: int, seconds: float) -> bytes:
+async def _read(request: web.Request, limits: BodyLimits) -> bytes:
     if request.content.is_eof() and request.content.exception() is None:
         # It came with the head, as nearly every body does, so there is nothing to wait for.
         whole = request.content.read_nowait()
-        if len(whole) > max_bytes:
-            raise _too_large(max_bytes)
+        if len(whole) > limits.max_bytes:
+            raise _too_large(limits.max_bytes)
         return whole
     read: Callable[[], Any] = request.content.readany
     chunks = bytearray()
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(limits.seconds):
             while chunk := await read():
                 chunks += chunk
-                if len(chunks) > max_bytes:
-                    raise _too_large(max_bytes)
+                if len(chunks) > limits.max_bytes:
+                    raise _too_large(limits.max_bytes)
     except TimeoutError:
-        message = f"the body did not arrive within {seconds:g} seconds"
+        message = f"the body did not arrive within {limits.seconds:g} seconds"
         raise HttpRefusedError(WebCode.BODY_TIMEOUT, message, headers={"Connection": "close"}) from None
     except (ClientPayloadError, web.RequestPayloadError, HttpProcessingError, ConnectionError):
         raise HttpRefusedError(WebCode.BODY_INCOMPLETE, "the body is cut or wrongly framed") from None

@@ -205,8 +205,3 @@ def mark(request: web.BaseRequest, response: web.StreamResponse) -> None:
     headers[REQUEST_ID_HEADER] = request_id_of(request)
     headers.setdefault("Cache-Control", "no-store")
     headers.setdefault("X-Content-Type-Options", "nosniff")
-
-
-def json_headers() -> Mapping[str, str]:
-    """Return the headers of a JSON answer that must not be kept."""
-    return {"Content-Type": "application/json", "Cache-Control": "no-store"}

@@ -5,7 +5,6 @@ Every other module holds values as `SecretValue`; this one is where they become 
 
 import base64
 import json
-from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import Annotated, Literal, Self
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 from broker.cache.remembered import LeaseFacts
 from broker.resolution.results import Granted, Previous, Refused, Resolution
 from broker.secret import Encoding, SecretValue
+from broker.web.answer import rfc3339
 from broker.web.problems import refused_result
 
 
@@ -43,13 +43,6 @@ def resolution_body(resolution: Resolution) -> bytes:
     return f'{{"results":[{",".join(results)}]}}'.encode()
 
 
-# Thousands of answers tell the same times. The process may keep it: the result hangs on the argument alone.
-@lru_cache(maxsize=4096)
-def rfc3339(seconds: float) -> str:
-    """Return a wall time as RFC 3339 in UTC, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _granted(result: Granted) -> str:
     quote = encode_basestring_ascii
     clocks = _clocks(result.version, result.fetched_at, result.fresh_until, result.stale_until)
@@ -59,7 +52,7 @@ def _granted(result: Granted) -> str:
     )
 
 
-# All fields of one reading have the same clocks. The process may keep the text for the reason above.
+# All fields of one reading have the same clocks. The process may keep the text: it hangs on the arguments alone.
 @lru_cache(maxsize=4096)
 def _clocks(version: str | None, fetched_at: float, fresh_until: float, stale_until: float) -> str:
     return (

@@ -13,19 +13,22 @@ from openapi_spec_validator import validate
 
 import broker.errors
 from broker.cache.remembered import LeaseFacts
+from broker.config import LimitSettings
 from broker.errors import BrokerError, MissingPart, SecretMissingError
 from broker.leases.record import LeaseReason, LeaseState
 from broker.readiness import Readiness
 from broker.resolution.results import Granted, Refused, Resolution, Status
 from broker.secret import Encoding, SecretValue
 from broker.strict_json import MAX_DEPTH
+from broker.web.applications import build_agent_app, build_operations_app
+from broker.web.body import BodyLimits
 from broker.web.problems import PROBLEMS, TYPE_PREFIX, WORST_FIRST, WebCode, problem, problem_of, resolution_problem
 from broker.web.routes.cache_orders import order_routes, webhook_route
 from broker.web.routes.lease_orders import lease_order_routes
 from broker.web.routes.leases import lease_document, lease_routes
 from broker.web.routes.oauth import oauth_routes
-from broker.web.routes.operations import build_operations_app
-from broker.web.routes.resolve import RequestLimits, build_agent_app
+from broker.web.routes.operations import operations_routes
+from broker.web.routes.resolve import resolve_route
 from broker.web.routes.watch import WatchHandler, watch_routes
 from broker.web.schemas import ResolveRequest, resolution_body
 from tests.fakes import START, FakeClock, fake_lease, fake_metrics
@@ -90,24 +93,25 @@ def test_it_is_valid_openapi_3_1(document: Document) -> None:
 def test_its_routes_are_the_routes_of_both_listeners(document: Document) -> None:
     clock, metrics = FakeClock(), fake_metrics()
     agents = build_agent_app(
-        resolve=None,  # Never called: only the route table is looked at.
-        door=None,
-        clock=clock,
-        metrics=metrics,
-        limits=RequestLimits(),
-        allowed_hosts=None,
-        extra_routes=[
+        # Nothing of it is called: only the route table is looked at.
+        routes=[
+            resolve_route(resolve=None, door=None, clock=clock, limits=BodyLimits()),
             *routes_of_oauth(),
             *lease_routes(leases=None, door=None),
             *order_routes(orders=None, door=None),
             *lease_order_routes(orders=None, door=None),
             *watch_routes(WatchHandler(watch=None, feed=None, door=None)),
         ],
+        clock=clock,
+        metrics=metrics,
+        max_body_bytes=BodyLimits().max_bytes,
+        allowed_hosts=None,
     )
     operations = build_operations_app(
-        readiness=Readiness(clock=clock, metrics=metrics),
-        registry=metrics.registry,
-        extra_routes=[webhook_route(orders=None, verifier=None, clock=clock)],
+        routes=[
+            *operations_routes(readiness=Readiness(clock=clock, metrics=metrics), registry=metrics.registry),
+            webhook_route(orders=None, verifier=None, clock=clock),
+        ]
     )
     stated = {(method, path) for method, path, _ in operations_of(document)}
     assert stated == routes_of(agents) | routes_of(operations)
@@ -150,7 +154,7 @@ def test_the_order_of_failures_is_the_codes(document: Document) -> None:
 
 
 def test_the_limits_are_the_codes(document: Document) -> None:
-    limits, schemas = RequestLimits(), document["components"]["schemas"]
+    limits, schemas = LimitSettings(), document["components"]["schemas"]
     assert schemas["ResolveRequest"]["properties"]["references"]["maxItems"] == limits.max_references
     assert f"{limits.max_body_bytes:,} bytes" in document["info"]["description"]
     assert f"{limits.body_seconds:g} seconds" in document["info"]["description"]

@@ -11,11 +11,11 @@ from broker.errors import MalformedPatternError, NotAdministratorError
 from broker.identity import PeerIdentity
 from broker.orders.administration import MAX_PATTERNS, Administration, Origin
 from broker.pattern import Pattern, parse_pattern
+from broker.web.body import BodyLimits
 from broker.web.callers import AgentDoor
 from broker.web.problems import HttpRefusedError, WebCode
 
-MAX_BODY_BYTES: Final = 64 * 1024
-BODY_SECONDS: Final = 10.0
+BODY_LIMITS: Final = BodyLimits(max_bytes=64 * 1024)
 
 PatternTexts = Annotated[list[str], Field(min_length=1, max_length=MAX_PATTERNS)]
 

@@ -1,6 +1,5 @@
 """Orders to the cache over HTTP: by administrators to the agents' listener, by signed webhooks to the other one."""
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, Self
@@ -14,10 +13,11 @@ from broker.orders.administration import Origin
 from broker.orders.cache import Action, Order, OrderCache, Way
 from broker.orders.webhook import HEADERS, WebhookVerifier, read_headers
 from broker.pattern import Pattern
+from broker.web.answer import json_answer
 from broker.web.body import model_of, read_bytes, read_model
 from broker.web.callers import address_of
-from broker.web.middleware import json_headers, request_id_of
-from broker.web.routes.administrators import BODY_SECONDS, MAX_BODY_BYTES, AdministratorDoor, PatternTexts, patterns_of
+from broker.web.middleware import request_id_of
+from broker.web.routes.administrators import BODY_LIMITS, AdministratorDoor, PatternTexts, patterns_of
 
 INVALIDATE_PATH: Final = "/v1/cache/invalidate"
 REFRESH_PATH: Final = "/v1/cache/refresh"
@@ -72,7 +72,7 @@ class _AdministratorHandler:
     async def _handle(self, request: web.Request, action: Action) -> web.Response:
         refuse = partial(self.orders.refuse, Way.ADMINISTRATOR)
         peer, origin = await self.door.admit(request, refuse=refuse)
-        asked = await read_model(request, OrderRequest, max_bytes=MAX_BODY_BYTES, seconds=BODY_SECONDS)
+        asked = await read_model(request, OrderRequest, BODY_LIMITS)
         order = Order(action=action, patterns=asked.patterns)
         return _answer(await self.orders.by_administrator(order, peer=peer, origin=origin))
 
@@ -88,7 +88,7 @@ class _WebhookHandler:
         instance, address = request_id_of(request), str(address_of(request))
         try:
             message = read_headers({name: request.headers.getall(name, []) for name in HEADERS})
-            body = await read_bytes(request, max_bytes=MAX_BODY_BYTES, seconds=BODY_SECONDS)
+            body = await read_bytes(request, BODY_LIMITS)
             key = self.verifier.verify(message, body, now=self.clock.now())
         except WebhookRefusedError as error:
             origin = Origin(address=address, request=instance)
@@ -118,4 +118,4 @@ def webhook_route(*, orders: OrderCache, verifier: WebhookVerifier, clock: Clock
 
 
 def _answer(count: int) -> web.Response:
-    return web.Response(body=json.dumps({"sources": count}).encode("ascii"), headers=json_headers())
+    return json_answer({"sources": count})

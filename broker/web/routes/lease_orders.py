@@ -1,6 +1,5 @@
 """Orders about leases over HTTP: an administrator takes back one, those of an identity or of references, or all."""
 
-import json
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self
 
@@ -9,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from broker.leases.upkeep import Withdrawal
 from broker.orders.leases import OrderLeases, Selection
+from broker.web.answer import json_answer
 from broker.web.body import read_model
-from broker.web.middleware import json_headers
-from broker.web.routes.administrators import BODY_SECONDS, MAX_BODY_BYTES, AdministratorDoor, PatternTexts, patterns_of
+from broker.web.routes.administrators import BODY_LIMITS, AdministratorDoor, PatternTexts, patterns_of
 
 REVOKE_PATH: Final = "/v1/leases/revoke"
 _MAX_LEFT: Final = 100
@@ -54,9 +53,9 @@ class _RevokeHandler:
     async def handle(self, request: web.Request) -> web.Response:
         """Answer `POST /v1/leases/revoke`."""
         peer, origin = await self.door.admit(request, refuse=self.orders.refuse)
-        asked = await read_model(request, RevokeRequest, max_bytes=MAX_BODY_BYTES, seconds=BODY_SECONDS)
+        asked = await read_model(request, RevokeRequest, BODY_LIMITS)
         done = await self.orders.revoke(asked.selection, peer=peer, origin=origin)
-        return web.Response(body=json.dumps(_document(done)).encode("ascii"), headers=json_headers())
+        return json_answer(_document(done))
 
 
 def lease_order_routes(*, orders: OrderLeases, door: AdministratorDoor) -> list[web.RouteDef]:

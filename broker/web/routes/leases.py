@@ -1,6 +1,5 @@
 """The routes of leases: an identity sees and ends its own, and no other's."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -11,9 +10,8 @@ from broker.audit.event import EventKind
 from broker.identity import PeerIdentity
 from broker.leases.record import LeaseRecord
 from broker.leases.upkeep import Revocation
+from broker.web.answer import json_answer, rfc3339
 from broker.web.callers import AgentDoor
-from broker.web.middleware import json_headers
-from broker.web.schemas import rfc3339
 
 LEASES_PATH: Final = "/v1/leases"
 LEASE_PATH: Final = "/v1/leases/{id}"
@@ -46,7 +44,7 @@ class _LeaseHandler:
         """Answer `GET /v1/leases`."""
         peer = await self._peer(request)
         document = {"leases": [lease_document(record) for record in self.leases.of(peer)]}
-        return web.Response(body=json.dumps(document).encode(), headers=json_headers())
+        return json_answer(document)
 
     async def revoke(self, request: web.Request) -> web.Response:
         """Answer `DELETE /v1/leases/{id}`."""
@@ -62,7 +60,7 @@ class _LeaseHandler:
             "code": None if failure is None else failure.code,
             "detail": None if failure is None else failure.detail,
         }
-        return web.Response(status=202, body=json.dumps(document).encode(), headers=json_headers())
+        return json_answer(document, status=202)
 
     async def _peer(self, request: web.Request) -> PeerIdentity:
         return (await self.door.admit(request, EventKind.LEASE)).peer

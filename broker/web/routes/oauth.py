@@ -20,7 +20,7 @@ from broker.errors import (
     UnauthorizedClientError,
 )
 from broker.issue import IssuedToken, IssueToken
-from broker.web.body import read_raw
+from broker.web.body import BodyLimits, read_raw
 from broker.web.callers import AgentDoor
 from broker.web.problems import OUTCOME, PROBLEMS, HttpRefusedError
 
@@ -173,7 +173,7 @@ def _parsed(raw: bytes) -> dict[str, str]:
 
 async def _body(request: web.Request, seconds: float) -> bytes:
     try:
-        return await read_raw(request, max_bytes=_MAX_BODY_BYTES, seconds=seconds)
+        return await read_raw(request, BodyLimits(max_bytes=_MAX_BODY_BYTES, seconds=seconds))
     except HttpRefusedError as error:
         _refuse("invalid_request", error.detail, status=PROBLEMS[error.code].status)
 

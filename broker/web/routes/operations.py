@@ -1,7 +1,5 @@
 """The operations listener: is it alive, is it ready and since when, and what has it counted."""
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,8 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from broker.readiness import Readiness
-from broker.web.middleware import finish, json_headers, operations_edge
-from broker.web.schemas import rfc3339
+from broker.web.answer import json_answer, json_headers, rfc3339
 
 LIVEZ_PATH: Final = "/livez"
 READYZ_PATH: Final = "/readyz"
@@ -19,22 +16,14 @@ METRICS_PATH: Final = "/metrics"
 _NOT_READY: Final = 503
 
 
-def build_operations_app(
-    *, readiness: Readiness, registry: CollectorRegistry, extra_routes: Sequence[web.RouteDef] = ()
-) -> web.Application:
-    """Return the application of the operations listener."""
-    app = web.Application(middlewares=[operations_edge], client_max_size=1024)
+def operations_routes(*, readiness: Readiness, registry: CollectorRegistry) -> list[web.RouteDef]:
+    """Return the routes of probes and metrics."""
     handler = _OperationsHandler(readiness=readiness, registry=registry)
-    app.router.add_routes(
-        [
-            web.get(LIVEZ_PATH, handler.livez, allow_head=False),
-            web.get(READYZ_PATH, handler.readyz, allow_head=False),
-            web.get(METRICS_PATH, handler.metrics, allow_head=False),
-            *extra_routes,
-        ]
-    )
-    app.on_response_prepare.append(finish)
-    return app
+    return [
+        web.get(LIVEZ_PATH, handler.livez, allow_head=False),
+        web.get(READYZ_PATH, handler.readyz, allow_head=False),
+        web.get(METRICS_PATH, handler.metrics, allow_head=False),
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +46,8 @@ class _OperationsHandler:
             name: {"ready": state.ready, "since": rfc3339(state.since), "reason": state.reason}
             for name, state in self.readiness.snapshot().items()
         }
-        body = json.dumps({"ready": ready, "dependencies": dependencies}).encode("ascii")
-        return web.Response(status=200 if ready else _NOT_READY, body=body, headers=json_headers())
+        document = {"ready": ready, "dependencies": dependencies}
+        return json_answer(document, status=200 if ready else _NOT_READY)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Answer every series, as Prometheus text or as OpenMetrics, by `Accept`."""

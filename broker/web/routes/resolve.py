@@ -1,4 +1,4 @@
-"""The routes of the agents' listener: HTTP in, the use case, HTTP out. No decision is made here."""
+"""`POST /v1/resolve`: HTTP in, the use case, HTTP out. No decision is made here."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
 from broker.audit.event import EventKind
 from broker.clock import Clock
@@ -15,24 +14,15 @@ from broker.identity import PeerIdentity
 from broker.peer_address import Address
 from broker.resolution.results import Granted, Require, Resolution, Status
 from broker.resolve import Wishes
-from broker.series.requests import RequestSeries
-from broker.web.body import read_bytes
+from broker.web.answer import json_headers
+from broker.web.body import BodyLimits, read_bytes
 from broker.web.callers import AgentDoor, token_of
 from broker.web.known_bodies import KnownBodies
-from broker.web.middleware import Edge, facts_of, finish, json_headers, logs_references, logs_requests
+from broker.web.middleware import facts_of, logs_references, logs_requests
 from broker.web.problems import resolution_problem
 from broker.web.schemas import resolution_body
 
 RESOLVE_PATH: Final = "/v1/resolve"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestLimits:
-    """What one request may ask, in the units of the names."""
-
-    max_references: int = 256
-    max_body_bytes: int = 256 * 1024
-    body_seconds: float = 10.0
 
 
 class Resolver(Protocol):
@@ -53,25 +43,10 @@ class Resolver(Protocol):
         ...
 
 
-def build_agent_app(
-    *,
-    resolve: Resolver,
-    door: AgentDoor,
-    clock: Clock,
-    metrics: RequestSeries,
-    limits: RequestLimits,
-    allowed_hosts: frozenset[str] | None,
-    extra_routes: Sequence[web.RouteDef] = (),
-    outermost: Sequence[Middleware] = (),
-) -> web.Application:
-    """Return the application of the agents' listener; hosts compare without regard to case."""
-    hosts = None if allowed_hosts is None else frozenset(host.lower() for host in allowed_hosts)
-    edge = Edge(clock=clock, metrics=metrics, allowed_hosts=hosts)
-    app = web.Application(middlewares=[*outermost, edge.middleware()], client_max_size=limits.max_body_bytes)
+def resolve_route(*, resolve: Resolver, door: AgentDoor, clock: Clock, limits: BodyLimits) -> web.RouteDef:
+    """Return the route of what agents ask for."""
     handler = _ResolveHandler(resolve=resolve, door=door, clock=clock, limits=limits, bodies=KnownBodies())
-    app.router.add_routes([web.post(RESOLVE_PATH, handler.handle, expect_handler=handler.expect), *extra_routes])
-    app.on_response_prepare.append(finish)
-    return app
+    return web.post(RESOLVE_PATH, handler.handle, expect_handler=handler.expect)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +54,7 @@ class _ResolveHandler:
     resolve: Resolver
     door: AgentDoor
     clock: Clock
-    limits: RequestLimits
+    limits: BodyLimits
     bodies: KnownBodies
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -88,7 +63,7 @@ class _ResolveHandler:
         facts = facts_of(request)
         unverified_token = token_of(request)
         began = self.clock.monotonic()
-        raw = await read_bytes(request, max_bytes=self.limits.max_body_bytes, seconds=self.limits.body_seconds)
+        raw = await read_bytes(request, self.limits)
         facts.body_seconds = self.clock.monotonic() - began
         self.door.weigh(caller, raw)
         asked = self.bodies.read(raw)
@@ -113,7 +88,7 @@ class _ResolveHandler:
 
     async def expect(self, request: web.Request) -> None:
         """Invite the body (`Expect: 100-continue`) unless its declared length is over the limit."""
-        if (request.content_length or 0) <= self.limits.max_body_bytes:
+        if (request.content_length or 0) <= self.limits.max_bytes:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             # The interim answer is no part of the answer whose size is counted.
             request.writer.output_size = 0

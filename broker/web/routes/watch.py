@@ -14,10 +14,9 @@ from broker.changes.feed import ChangeFeed
 from broker.errors import IdentityRefusedError
 from broker.resolution.results import Resolution
 from broker.watch import Watch, WatchReferences
-from broker.web.body import model_of, read_bytes
+from broker.web.body import BodyLimits, model_of, read_bytes
 from broker.web.callers import AgentDoor, token_of
 from broker.web.problems import resolution_problem
-from broker.web.routes.resolve import RequestLimits
 
 WATCH_PATH: Final = "/v1/watch"
 _HEADERS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -50,7 +49,7 @@ class WatchHandler:
     watch: WatchReferences
     feed: ChangeFeed
     door: AgentDoor
-    limits: RequestLimits = field(default_factory=RequestLimits)
+    limits: BodyLimits = field(default_factory=BodyLimits)
     heartbeat_seconds: float = 15.0
     write_seconds: float = 30.0
 
@@ -58,7 +57,7 @@ class WatchHandler:
         """Answer `POST /v1/watch`."""
         caller = await self.door.admit(request, EventKind.WATCH)
         unverified_token = token_of(request)
-        raw = await read_bytes(request, max_bytes=self.limits.max_body_bytes, seconds=self.limits.body_seconds)
+        raw = await read_bytes(request, self.limits)
         self.door.weigh(caller, raw)
         asked = model_of(raw, WatchRequest)
         watch = await self.watch.start(

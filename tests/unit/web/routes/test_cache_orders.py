@@ -16,11 +16,10 @@ from broker.orders.cache import OrderCache
 from broker.orders.webhook import WebhookVerifier
 from broker.reference import Source
 from broker.secret import Encoding, SecretValue
+from broker.web.applications import build_agent_app, build_operations_app
 from broker.web.callers import AgentDoor
 from broker.web.routes.administrators import AdministratorDoor
 from broker.web.routes.cache_orders import WEBHOOK_PATH, order_routes, webhook_route
-from broker.web.routes.operations import Readiness, build_operations_app
-from broker.web.routes.resolve import RequestLimits, build_agent_app
 from tests.fakes import START, FakeClock, FakePeers, FakePolicy, FakeTrail, fake_metrics
 
 KEY = b"k" * 32
@@ -64,20 +63,14 @@ class Bench:
             administration=administration, agents=AgentDoor(peers=self.peers, clock=self.clock, admission=self)
         )
         agents = build_agent_app(
-            resolve=None,
-            door=None,
+            routes=order_routes(orders=orders, door=door),
             clock=self.clock,
             metrics=self.metrics,
-            limits=RequestLimits(),
+            max_body_bytes=256 * 1024,
             allowed_hosts=None,
-            extra_routes=order_routes(orders=orders, door=door),
         )
         verifier = WebhookVerifier(keys={"hook.key": SecretValue(KEY, encoding=Encoding.BASE64)}, tolerance_seconds=300)
-        operations = build_operations_app(
-            readiness=Readiness(clock=self.clock, metrics=self.metrics),
-            registry=self.metrics.registry,
-            extra_routes=[webhook_route(orders=orders, verifier=verifier, clock=self.clock)],
-        )
+        operations = build_operations_app(routes=[webhook_route(orders=orders, verifier=verifier, clock=self.clock)])
         self.agents, self.operations = TestClient(TestServer(agents)), TestClient(TestServer(operations))
         await self.agents.start_server()
         await self.operations.start_server()

@@ -12,10 +12,10 @@ from broker.errors import NotAdministratorError, SourceUnavailableError, Upstrea
 from broker.orders.administration import Administration, Origin
 from broker.orders.leases import OrderLeases, Selection
 from broker.reference import parse
+from broker.web.applications import build_agent_app
 from broker.web.callers import AgentDoor
 from broker.web.routes.administrators import AdministratorDoor
 from broker.web.routes.lease_orders import REVOKE_PATH, lease_order_routes
-from broker.web.routes.resolve import RequestLimits, build_agent_app
 from tests.fakes import FakePeers, fake_peer
 from tests.lease_desk import Desk
 
@@ -41,13 +41,11 @@ class Bench:
             administration=administration, agents=AgentDoor(peers=self.peers, clock=self.desk.clock, admission=None)
         )
         app = build_agent_app(
-            resolve=None,
-            door=None,
+            routes=lease_order_routes(orders=self.orders, door=door),
             clock=self.desk.clock,
             metrics=self.desk.metrics,
-            limits=RequestLimits(),
+            max_body_bytes=256 * 1024,
             allowed_hosts=None,
-            extra_routes=lease_order_routes(orders=self.orders, door=door),
         )
         self.client = TestClient(TestServer(app))
         await self.client.start_server()

@@ -7,7 +7,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from broker.readiness import Readiness
-from broker.web.routes.operations import build_operations_app
+from broker.web.applications import build_operations_app
+from broker.web.routes.operations import operations_routes
 from tests.fakes import FakeClock, fake_metrics
 
 Client = TestClient[web.Request, web.Application]
@@ -25,7 +26,7 @@ def readiness(clock: FakeClock) -> Readiness:
 
 @pytest.fixture
 async def client(readiness: Readiness) -> AsyncIterator[Client]:
-    app = build_operations_app(readiness=readiness, registry=readiness._metrics.registry)
+    app = build_operations_app(routes=operations_routes(readiness=readiness, registry=readiness._metrics.registry))
     async with TestClient(TestServer(app)) as made:
         yield made
 

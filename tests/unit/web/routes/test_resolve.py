@@ -24,10 +24,12 @@ from broker.resolve import ResolveReferences
 from broker.secret import Reading, SecretDocument
 from broker.sources import Sources
 from broker.throttle import Throttle
+from broker.web.applications import build_agent_app
+from broker.web.body import BodyLimits
 from broker.web.callers import AgentDoor
 from broker.web.known_bodies import KnownBodies
 from broker.web.middleware import request_id_of
-from broker.web.routes.resolve import RESOLVE_PATH, RequestLimits, build_agent_app
+from broker.web.routes.resolve import RESOLVE_PATH, resolve_route
 from broker.web.schemas import ResolveRequest
 from tests.fakes import (
     FakeClock,
@@ -57,7 +59,7 @@ class Bench:
         self.policy = FakePolicy({"vault:secret/app": Allow("r", 300, 3600), "env:": Allow("r", 300, 0)})
         self.trail = FakeTrail()
         self.peers = FakePeers()
-        self.limits = RequestLimits(body_seconds=0.2)
+        self.limits = BodyLimits(seconds=0.2)
         self.hosts: frozenset[str] | None = None
         self.client: TestClient[web.Request, web.Application]
 
@@ -83,7 +85,7 @@ class Bench:
             trail=self.trail,
             fingerprints=FakeFingerprints(),
             metrics=self.metrics,
-            max_references=self.limits.max_references,
+            max_references=256,
         )
 
         async def bug(request: web.Request) -> web.Response:
@@ -92,14 +94,17 @@ class Bench:
         async def keys(_request: web.Request) -> web.Response:
             return web.json_response({}, headers={"Cache-Control": "max-age=300"})
 
+        door = AgentDoor(peers=self.peers, clock=self.clock, admission=self.admission)
         return build_agent_app(
-            resolve=resolve,
-            door=AgentDoor(peers=self.peers, clock=self.clock, admission=self.admission),
+            routes=[
+                resolve_route(resolve=resolve, door=door, clock=self.clock, limits=self.limits),
+                web.post("/bug", bug),
+                web.get("/keys", keys, allow_head=False),
+            ],
             clock=self.clock,
             metrics=self.metrics,
-            limits=self.limits,
+            max_body_bytes=self.limits.max_bytes,
             allowed_hosts=self.hosts,
-            extra_routes=[web.post("/bug", bug), web.get("/keys", keys, allow_head=False)],
         )
 
     async def start(self, app: web.Application | None = None) -> None:

@@ -18,8 +18,9 @@ from broker.policy.decision import Allow
 from broker.reference import Reference, Source, parse
 from broker.throttle import Throttle
 from broker.watch import WatchLimits, WatchReferences
+from broker.web.applications import build_agent_app
+from broker.web.body import BodyLimits
 from broker.web.callers import AgentDoor
-from broker.web.routes.resolve import RequestLimits, build_agent_app
 from broker.web.routes.watch import WATCH_PATH, WatchHandler, watch_routes
 from tests.changing import ChangingStore
 from tests.fakes import FakeClock, FakePeers, FakePolicy, FakeTrail, FakeVerifier, fake_metrics
@@ -61,18 +62,16 @@ class Bench:
             watch=self.watch,
             feed=self.store.feed,
             door=door,
-            limits=RequestLimits(max_body_bytes=4_000_000),
+            limits=BodyLimits(max_bytes=4_000_000),
             heartbeat_seconds=0.05,
             write_seconds=0.2,
         )
         app = build_agent_app(
-            resolve=None,  # Never called: this is about the other route.
-            door=door,
+            routes=watch_routes(handler),
             clock=self.clock,
             metrics=self.metrics,
-            limits=RequestLimits(max_body_bytes=4_000_000),
+            max_body_bytes=4_000_000,
             allowed_hosts=None,
-            extra_routes=watch_routes(handler),
         )
         self.client: TestClient[web.Request, web.Application] = TestClient(TestServer(app))
 
