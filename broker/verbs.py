@@ -25,6 +25,7 @@ examples:
   broker serve --config /etc/logflux-broker/broker.yaml
   broker get 'vault:secret/logflux#api_key'
   broker exec --env API_KEY='vault:secret/logflux#api_key' -- ./shipper
+  broker render shipper.yaml.in --output /run/shipper/shipper.yaml
   broker policy explain --policy p.yaml --identity spiffe://prod.example/shipper --reference env:LOGFLUX_PAT
   broker audit search --database audit.db --type auth --outcome failure --since 24h
 """
@@ -42,6 +43,8 @@ class Verb:
 VERBS: Final = (
     Verb("get", "print the value of a reference", "broker.agent.get"),
     Verb("exec", "run a command with secrets in its environment", "broker.agent.exec"),
+    Verb("render", "fill the references of a configuration file", "broker.agent.render"),
+    Verb("lint", "find what is wrong with the references of configuration files", "broker.agent.lint"),
     Verb("cache", "tell the broker to forget, or to read again, what it remembers", "broker.agent.cache"),
     Verb("serve", "run the broker", "broker.cli.serve"),
     Verb("dev", "run a throw-away broker with a store, certificates and a sample policy", "broker.cli.dev"),

@@ -11,7 +11,7 @@ from broker import written_json
 from broker.agent.answer import Answer
 from broker.agent.client import BrokerClient
 from broker.agent.refusal import say, say_refused, say_waiting
-from broker.agent.secret_file import write_secret_file
+from broker.agent.secret_file import MODES, write_secret_file
 from broker.agent.settings import ClientSettingsError, add_client_arguments, client_settings
 from broker.errors import BrokerError, MalformedReferenceError
 from broker.grammar import PREVIOUS, VAULT
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--mode",
-        choices=["0400", "0440", "0600", "0640"],
+        choices=MODES,
         default="0600",
         help="mode of FILE from its first byte (%(default)s); the group is for an fsGroup or a setgid directory",
     )

@@ -12,6 +12,7 @@ from broker.errors import BrokerError
 
 EXIT_NO: Final = 1
 EXIT_USAGE: Final = 2
+EXIT_BAD_FILE: Final = 3
 EXIT_UNAVAILABLE: Final = 4
 
 # Statuses that pass by themselves: 429, and what the broker can't help, which is every 5xx.

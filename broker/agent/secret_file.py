@@ -2,9 +2,12 @@
 
 import stat
 from pathlib import Path
+from typing import Final
 
 from broker.agent.settings import ClientSettingsError
 from broker.whole_file import replace_whole
+
+MODES: Final = ("0400", "0440", "0600", "0640")
 
 
 def write_secret_file(file: Path, data: bytes, *, mode: int) -> bool:

@@ -81,27 +81,51 @@ def parse_template(text: str) -> Template:
         TemplateInvalidError: A `${` is not closed or holds no reference, or the text is no valid Unicode.
 
     """
+    pieces: list[str | Reference] = []
+    for piece in scan(text):
+        if isinstance(piece.content, TemplateInvalidError):
+            raise piece.content
+        if piece.content != "":
+            pieces.append(piece.content)
+    return Template(tuple(pieces))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Literal text, a reference, or what is wrong, at the characters `start` to `end` of a text."""
+
+    content: str | Reference | TemplateInvalidError
+    start: int
+    end: int
+
+
+def scan(text: str) -> Iterator[Piece]:
+    """Yield the pieces of a template in their order, and go on behind what is wrong."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        message = "the text is no valid Unicode"
-        raise _invalid(message, text, error.start) from None
-    pieces: list[str | Reference] = []
+        yield Piece(_invalid("the text is no valid Unicode", text, error.start), error.start, len(text))
+        return
     end = 0
     while (opening := _OPENING.search(text, end)) is not None:
-        pieces.append(text[end : opening.start()])
+        start = opening.start()
+        yield Piece(text[end:start], end, start)
+        end = opening.end()
         if opening[0] == _LITERAL:
-            pieces.append("${")
-            end = opening.end()
+            yield Piece("${", start, end)
             continue
-        closing = text.find("}", opening.end())
+        line_end = text.find("\n", end)
+        closing = text.find("}", end, len(text) if line_end < 0 else line_end)
         if closing < 0:
-            message = "this ${ is never closed; a literal ${ is written $${"
-            raise _invalid(message, text, opening.start())
-        pieces.append(_reference(text, opening.end(), closing))
+            message = "this ${ is not closed in its line; a literal ${ is written $${"
+            yield Piece(_invalid(message, text, start), start, end)
+            continue
+        try:
+            yield Piece(_reference(text, end, closing), start, closing + 1)
+        except TemplateInvalidError as error:
+            yield Piece(error, start, closing + 1)
         end = closing + 1
-    pieces.append(text[end:])
-    return Template(tuple(piece for piece in pieces if piece != ""))
+    yield Piece(text[end:], end, len(text))
 
 
 def _reference(text: str, start: int, end: int) -> Reference:
@@ -125,5 +149,10 @@ def _reference(text: str, start: int, end: int) -> Reference:
 
 
 def _invalid(detail: str, text: str, at: int) -> TemplateInvalidError:
-    before = text[:at]
-    return TemplateInvalidError(detail, line=before.count("\n") + 1, column=at - (before.rfind("\n") + 1) + 1)
+    line, column = place_of(text, at)
+    return TemplateInvalidError(detail, line=line, column=column)
+
+
+def place_of(text: str, at: int) -> tuple[int, int]:
+    """Return line and column of character `at`, counted from 1."""
+    return text.count("\n", 0, at) + 1, at - (text.rfind("\n", 0, at) + 1) + 1

@@ -98,6 +98,7 @@ def empty(root: Path) -> Surroundings:
     # The program of the examples: it runs only with its secret.
     agent.write_text('#!/bin/sh\ntest -n "$API_KEY"\n')
     agent.chmod(0o755)
+    (here.work / "shipper.yaml.in").write_text('api_key: "${vault:secret/logflux#api_key}"\n')
     return here
 
 

@@ -164,6 +164,7 @@ def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: Running
         places[f"get --output {name}"] = done.stdout + done.stderr
     assert (broker.place.directory / "written").read_text() == CANARY
     places["exec"] = agent_exec(broker)
+    places["render"] = agent_render(broker)
     for name, arguments in {
         "audit search": ["search"],
         "audit search --json": ["search", "--json"],
@@ -246,6 +247,21 @@ def agent_exec(broker: RunningBroker) -> bytes:
     done = subprocess.run(command, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
+
+
+def agent_render(broker: RunningBroker) -> bytes:
+    """Return all that can be seen of `broker render`, whose file alone has the value."""
+    certificate, key = broker.place.certificate("shipper")
+    who = ["--url", broker.place.url, "--ca", broker.place.authority, "--cert", certificate, "--key", key]
+    seen = b""
+    for name in ("rendered", "no-such-directory/rendered"):
+        output = broker.place.directory / name
+        command = [sys.executable, "-m", "broker", "render", "-", *who, "--output", str(output)]
+        template = b"key: ${vault:secret/logflux#api_key}\n"
+        done = subprocess.run(command, input=template, capture_output=True, timeout=60, check=False)
+        seen += done.stdout + done.stderr
+    assert (broker.place.directory / "rendered").read_text() == f"key: {CANARY}\n"
+    return seen
 
 
 def test_what_opens_the_way_to_the_store_is_shown_nowhere(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ def test_the_import_contracts_are_kept() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("module", ["broker.__main__", "broker.agent.get", "broker.agent.exec"])
+@pytest.mark.parametrize(
+    "module", ["broker.__main__", "broker.agent.get", "broker.agent.exec", "broker.agent.render", "broker.agent.lint"]
+)
 def test_the_agents_side_imports_the_standard_library_alone(module: str) -> None:
     script = f"import sys, {module}; print('\\n'.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)

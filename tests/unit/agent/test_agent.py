@@ -332,3 +332,39 @@ def test_exec_refuses_values_that_no_environment_can_hold(value: bytes, encoding
     answer = Answer(reference="env:PAT", status="ok", value=SecretValue(value, encoding=encoding))
     with pytest.raises(ClientSettingsError, match=what):
         child_environment({}, wanted, [answer])
+
+
+def test_render_fills_a_file_and_asks_for_each_reference_once(broker: Broker, tmp_path: Path) -> None:
+    template, output = tmp_path / "a.in", tmp_path / "a"
+    template.write_text('key: "${vault:a/b#c}"\nagain: ${vault:a/b#c}\npat: ${A}\nliteral: $${A}\n')
+    broker.answers.append((200, {}, {"results": [ok("vault:a/b#c", "s3cret"), ok("env:A", "${A}")]}))
+    done = broker.run("render", str(template), "--output", str(output), "--mode", "0440")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert broker.asked == [{"references": ["vault:a/b#c", "env:A"], "require": "all"}]
+    assert output.read_text() == 'key: "s3cret"\nagain: s3cret\npat: ${A}\nliteral: ${A}\n'
+    assert output.stat().st_mode & 0o777 == 0o440
+
+
+def test_render_writes_nothing_when_one_reference_is_refused(broker: Broker, tmp_path: Path) -> None:
+    template, output = tmp_path / "a.in", tmp_path / "a"
+    template.write_text("key: ${vault:a/b#c}\n")
+    results = [{"reference": "vault:a/b#c", "status": "denied", "code": "reference_denied", "detail": "no"}]
+    broker.answers.append((403, {}, {"code": "reference_denied", "detail": "refused", "results": results}))
+    done = broker.run("render", str(template), "--output", str(output))
+    assert (done.returncode, done.stdout, output.exists()) == (1, b"", False)
+
+
+def test_render_of_a_binary_value_is_refused(broker: Broker, tmp_path: Path) -> None:
+    template = tmp_path / "a.in"
+    template.write_text("key: ${A}\n")
+    broker.answers.append((200, {}, {"results": [ok("env:A", "/wA=", "base64")]}))
+    done = broker.run("render", str(template))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"env:A is binary and can't stand in text" in done.stderr
+
+
+def test_render_without_references_needs_no_broker(broker: Broker, tmp_path: Path) -> None:
+    template = tmp_path / "a.in"
+    template.write_text("a: vault:x/y#z $${b}\n")
+    done = broker.run("render", "--keep-bare", str(template), environment={"LOGFLUX_BROKER_URL": ""})
+    assert (done.returncode, done.stdout, broker.asked) == (0, b"a: vault:x/y#z ${b}\n", [])
