@@ -22,7 +22,7 @@ from broker.web.applications import build_agent_app
 from broker.web.body import BodyLimits
 from broker.web.callers import AgentDoor
 from broker.web.routes.administrators import AdministratorDoor
-from broker.web.routes.cache_orders import order_routes
+from broker.web.routes.cache_orders import cache_order_routes
 from broker.web.routes.lease_orders import lease_order_routes
 from broker.web.routes.leases import lease_routes
 from broker.web.routes.oauth import oauth_routes
@@ -130,7 +130,7 @@ class AgentSide:
             leases=self._source_side.leases,
             metrics=self._base.metrics,
         )
-        return [*order_routes(orders=self.orders, door=door), *lease_order_routes(orders=leases, door=door)]
+        return [*cache_order_routes(orders=self.orders, door=door), *lease_order_routes(orders=leases, door=door)]
 
     def _watch_handler(self, limits: BodyLimits) -> WatchHandler:
         settings = self._base.settings.watch

@@ -23,7 +23,7 @@ from broker.strict_json import MAX_DEPTH
 from broker.web.applications import build_agent_app, build_operations_app
 from broker.web.body import BodyLimits
 from broker.web.problems import PROBLEMS, TYPE_PREFIX, WORST_FIRST, WebCode, problem, problem_of, resolution_problem
-from broker.web.routes.cache_orders import order_routes, webhook_route
+from broker.web.routes.cache_orders import cache_order_routes, webhook_route
 from broker.web.routes.lease_orders import lease_order_routes
 from broker.web.routes.leases import lease_document, lease_routes
 from broker.web.routes.oauth import oauth_routes
@@ -98,7 +98,7 @@ def test_its_routes_are_the_routes_of_both_listeners(document: Document) -> None
             resolve_route(resolve=None, door=None, clock=clock, limits=BodyLimits()),
             *routes_of_oauth(),
             *lease_routes(leases=None, door=None),
-            *order_routes(orders=None, door=None),
+            *cache_order_routes(orders=None, door=None),
             *lease_order_routes(orders=None, door=None),
             *watch_routes(WatchHandler(watch=None, feed=None, door=None)),
         ],

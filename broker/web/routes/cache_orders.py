@@ -106,7 +106,7 @@ class _WebhookHandler:
         return _answer(count)
 
 
-def order_routes(*, orders: OrderCache, door: AdministratorDoor) -> list[web.RouteDef]:
+def cache_order_routes(*, orders: OrderCache, door: AdministratorDoor) -> list[web.RouteDef]:
     """Return the routes for administrators."""
     handler = _AdministratorHandler(orders=orders, door=door)
     return [web.post(INVALIDATE_PATH, handler.invalidate), web.post(REFRESH_PATH, handler.refresh)]

@@ -19,7 +19,7 @@ from broker.secret import Encoding, SecretValue
 from broker.web.applications import build_agent_app, build_operations_app
 from broker.web.callers import AgentDoor
 from broker.web.routes.administrators import AdministratorDoor
-from broker.web.routes.cache_orders import WEBHOOK_PATH, order_routes, webhook_route
+from broker.web.routes.cache_orders import WEBHOOK_PATH, cache_order_routes, webhook_route
 from tests.fakes import START, FakeClock, FakePeers, FakePolicy, FakeTrail, fake_metrics
 
 KEY = b"k" * 32
@@ -63,7 +63,7 @@ class Bench:
             administration=administration, agents=AgentDoor(peers=self.peers, clock=self.clock, admission=self)
         )
         agents = build_agent_app(
-            routes=order_routes(orders=orders, door=door),
+            routes=cache_order_routes(orders=orders, door=door),
             clock=self.clock,
             metrics=self.metrics,
             max_body_bytes=256 * 1024,
