@@ -190,6 +190,9 @@ def _check_path(parts: Parts) -> None:
         if not path.startswith("/"):
             refuse("a file is named by its absolute path, which begins with /", at)
         path, at = path[1:], at + 1
+        if (hidden := re.search(r"(?:^|/)(?=\.\.)", path)) is not None:
+            # `..data` and its like lead to files that have another name, which is the one that policies speak about.
+            refuse("no segment begins with two dots, where Kubernetes keeps what its volumes show", at + hidden.end())
     elif "/" not in path and path != "**":
         refuse("a secret is named by its mount and a path below it: vault:mount/path#field", at)
     _check_segments(path, at)

@@ -94,6 +94,37 @@ async def test_numbers_of_kv_version_1_are_given_as_written(provider: VaultProvi
     assert await field(provider, "vault:numbers/k#/nested/1/pi") == b"3.14159265358979323846264338"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "auth/token/lookup-self",
+        "sys/internal/ui/mounts",
+        "within/auth/token/lookup-self",
+        "within/auth/approle/role/broker",
+        "within/sys/internal/ui/mounts",
+        "within/inner/auth/token/lookup-self",
+    ],
+)
+async def test_the_stores_own_paths_give_nothing_so_that_no_agent_gets_the_brokers_token(
+    provider: VaultProvider, openbao: OpenBao, path: str
+) -> None:
+    openbao.write("sys/namespaces/within", {})
+    openbao.write("within/sys/namespaces/inner", {})
+    openbao.request("POST", "within/sys/auth/approle", {"type": "approle"})
+    with pytest.raises(SecretUnusableError, match="the store's own"):
+        await read(provider, f"vault:{path}")
+    # Nor may they shade an engine whose name a method to log in by has too.
+    openbao.request("POST", "sys/mounts/approle", {"type": "kv", "options": {"version": "1"}})
+    openbao.write("approle/role/broker", {"v": "of an engine"})
+    assert await field(provider, "vault:approle/role/broker#v") == b"of an engine"
+
+
+async def test_an_engine_may_have_auth_in_its_name(provider: VaultProvider, openbao: OpenBao) -> None:
+    openbao.mount("app/auth", "kv", {"version": "1"})
+    openbao.write("app/auth/token/x", {"v": "one"})
+    assert await field(provider, "vault:app/auth/token/x#v") == b"one"
+
+
 async def test_mounts_that_share_their_first_segments_are_told_apart(provider: VaultProvider, openbao: OpenBao) -> None:
     openbao.mount("share/b", "kv", {"version": "1"})
     openbao.mount("share/x/y", "kv", {"version": "2"})
@@ -283,8 +314,10 @@ async def test_an_engine_that_answers_in_an_unknown_form_shuts_the_store_for_nob
     provider: VaultProvider, openbao: OpenBao, mount: str, seen: Seen
 ) -> None:
     openbao.put_secret("app", mount=mount, v="x")
-    # The store's own engine, which answers here with a text.
-    text = parse("vault:sys/pprof/cmdline").source
+    openbao.mount("texts", "pki")
+    openbao.write("texts/root/generate/internal", {"common_name": "texts"})
+    # Where the engine answers with a text.
+    text = parse("vault:texts/ca/pem").source
     parent = await provider.prepare(text)
     for _ in range(4):
         with pytest.raises(SourceUnavailableError, match="not what Vault or OpenBao says"):

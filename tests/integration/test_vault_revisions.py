@@ -77,6 +77,9 @@ async def test_a_deletion_an_undeletion_and_the_end_of_a_secret_are_changes_and_
     again = await revision()
     assert (again[0], again != first) == ("1", True)
     assert (await provider.revisions([absent]))[absent].is_gone
+    # Whoever watches what is no secret keeps nobody else from being told.
+    own = [parse(text).source for text in ("vault:sys/health/x", "vault:auth/token/lookup-self")]
+    assert set(await provider.revisions([*own, source])) == {source}
 
 
 async def test_a_folder_of_more_than_a_page_is_listed_whole(

@@ -56,6 +56,12 @@ def gate_directory(status: os.stat_result) -> None:
         mode = stat.S_IMODE(status.st_mode)
         message = f"mode {mode:04o}: others may write in a directory above this file; run: chmod go-w on it"
         raise SecretUnusableError(message)
+    if status.st_uid not in {0, os.geteuid()}:
+        message = (
+            f"a directory above this file belongs to user {status.st_uid}, neither to the broker's nor to root, "
+            "who may put a link to another secret there; run: chown root on it"
+        )
+        raise SecretUnusableError(message)
 
 
 def _allowed(kind: RootKind, status: os.stat_result) -> int:

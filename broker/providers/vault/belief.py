@@ -111,6 +111,7 @@ class Belief:
             UpstreamDeniedError: The store denies it, or nothing is mounted there: it does not tell.
             SourceUnavailableError: The store can't be asked.
             SecretMissingError: The path is a mount and names nothing below it.
+            SecretUnusableError: It is the store's own, and no secrets engine.
 
         """
         try:

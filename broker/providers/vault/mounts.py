@@ -7,12 +7,15 @@ from typing import Any, Final
 from hvac.utils import format_url
 
 from broker.clock import Clock
-from broker.errors import MissingPart, SecretMissingError, UpstreamDeniedError
+from broker.errors import MissingPart, SecretMissingError, SecretUnusableError, UpstreamDeniedError
 from broker.providers.vault.answers import bad_answer
 from broker.providers.vault.flight import SingleFlight
 
 _MOUNTS: Final = "/v1/sys/internal/ui/mounts/{}"
 _KV: Final = frozenset({"kv", "generic"})
+# What the store is run by, with the broker's own token in reach, in a namespace or outside of any.
+_OWN_KINDS: Final = frozenset({"system", "ns_system", "token", "ns_token"})
+_OWN_SEGMENTS: Final = frozenset({"sys", "auth"})
 
 Ask = Callable[[str], Awaitable[dict[str, Any]]]
 
@@ -60,12 +63,15 @@ class MountTable:
 
         Raises:
             UpstreamDeniedError: There is no such mount, or no right below it: the store does not tell.
+            SecretUnusableError: It is the store's own, and no secrets engine.
             SourceUnavailableError: The store can't be asked.
             SecretMissingError: The path is a mount and names nothing below it.
 
         """
         # One look answers for all that asked meanwhile, unless theirs is another mount with the same first segment.
         first = path.partition("/")[0]
+        if first in _OWN_SEGMENTS:
+            raise _no_engine()
         own = False
 
         def look() -> Coroutine[Any, Any, Mount]:
@@ -76,7 +82,7 @@ class MountTable:
         while (mount := self._known(path)) is None:
             try:
                 mount = await self._flights.run(first, look)
-            except (UpstreamDeniedError, SecretMissingError):
+            except (UpstreamDeniedError, SecretMissingError, SecretUnusableError):
                 if own:
                     raise
                 continue
@@ -116,8 +122,12 @@ class MountTable:
                 uuid=str(data.get("uuid")),
                 looked_at=self._clock.monotonic(),
             )
+            # A method to log in by has such an accessor, whichever namespace the path leads through.
+            is_own = mount.kind in _OWN_KINDS or str(data.get("accessor")).startswith("auth_")
         except (AttributeError, KeyError, TypeError, ValueError):
             raise bad_answer() from None
+        if is_own:
+            raise _no_engine()
         if was is not None:
             self._mounts.pop(was.path, None)
         self._mounts[mount.path] = mount
@@ -125,3 +135,8 @@ class MountTable:
             message = "the reference names a mount of the store and nothing below it"
             raise SecretMissingError(message, part=MissingPart.PATH)
         return mount
+
+
+def _no_engine() -> SecretUnusableError:
+    message = "no secrets engine stands there: sys/ and auth/ are the store's own, and nothing of them is handed out"
+    return SecretUnusableError(message)

@@ -129,6 +129,7 @@ class VaultProvider:
 
         Raises:
             UpstreamDeniedError: Nothing is mounted there, or the broker has no right to anything below it.
+            SecretUnusableError: It is the store's own, and no secrets engine.
             SourceUnavailableError: The store can't be asked.
 
         """

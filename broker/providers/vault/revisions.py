@@ -7,7 +7,13 @@ from typing import Any, Final, Protocol
 from hvac.utils import format_url
 
 from broker.clock import Clock
-from broker.errors import FetchError, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
+from broker.errors import (
+    FetchError,
+    SecretMissingError,
+    SecretUnusableError,
+    SourceUnavailableError,
+    UpstreamDeniedError,
+)
 from broker.providers.base import Revision
 from broker.providers.vault.answers import NOT_FOUND, TOO_MANY, StoreAnswerError, unavailable
 from broker.providers.vault.mounts import Mount
@@ -66,7 +72,7 @@ class FolderListings:
             return None
         try:
             mount = await self._mount_of(source.path)
-        except (SecretMissingError, UpstreamDeniedError):
+        except (SecretMissingError, SecretUnusableError, UpstreamDeniedError):
             return None
         is_listed = self._unlisted.get(mount.path, float("-inf")) <= self._clock.monotonic()
         return mount if mount.is_kv and mount.version == _KV_2 and is_listed else None

@@ -266,6 +266,15 @@ def test_the_gate_of_directories(mode: int, allowed: bool) -> None:
             gate_directory(status)
 
 
+def test_a_directory_of_another_user_is_refused_who_could_put_a_link_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The link leads to a file of the broker's own below the same root, which that user may not read.
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for owner in (0, 1000):
+        gate_directory(_status(stat.S_IFDIR | 0o755, uid=owner))
+    with pytest.raises(SecretUnusableError, match=f"{STRANGER}.*chown"):
+        gate_directory(_status(stat.S_IFDIR | 0o755, uid=STRANGER))
+
+
 @pytest.mark.parametrize("opener", [open_by_kernel, open_by_walk], ids=["kernel", "walk"])
 @pytest.mark.parametrize("where", [".", "a", "a/b"])
 async def test_a_directory_that_others_may_write_is_refused_wherever_it_is_on_the_way(
