@@ -149,9 +149,8 @@ async def _ask(entry: ProviderEntry, provider: Provider, policy: Policy | None) 
                 found = [finding async for finding in _denied(entry, provider, policy)]
     except FetchError as error:
         why, _, fix = error.detail.partition("; ")
-        found.append(
-            Finding(code="source_unavailable", where=where, why=why, fix=fix or "look at it and at the way there")
-        )
+        why, fix = f"{why}{_said(error)}", fix or "look at it and at the way there"
+        found.append(Finding(code="source_unavailable", where=where, why=why, fix=fix))
     except TimeoutError:
         why = f"did not answer within {_ONLINE_SECONDS:g} seconds"
         found.append(Finding(code="source_unavailable", where=where, why=why, fix="look at it and at the way there"))
@@ -173,9 +172,14 @@ async def _denied(entry: ProviderEntry, provider: Provider, policy: Policy) -> A
             yield Finding(
                 code="source_denied",
                 where=f"{entry.scheme}:{path}",
-                why=f"the policy allows it, and {error.detail}",
+                why=f"the policy allows it, and {error.detail}{_said(error)}",
                 fix="give the broker's role the right there, or remove the rule",
             )
+
+
+def _said(error: FetchError) -> str:
+    """Return what the source was asked and what it said, in brackets, "" when it said nothing."""
+    return "" if error.words is None else f" ({error.words.asked}: {error.words.said})"
 
 
 def _paths(scheme: str, policy: Policy) -> list[str]:

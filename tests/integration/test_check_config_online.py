@@ -52,7 +52,10 @@ def test_a_refused_login_is_found(place: Sandbox, capsys: pytest.CaptureFixture[
     finally:
         file.write_bytes(good)
     assert (status, finding["code"]) == (3, "source_unavailable")
-    assert "refuses the broker's login" in finding["why"]
+    assert (
+        finding["why"]
+        == "the store refuses the broker's login (POST auth/approle/login: 400 invalid role or secret id)"
+    )
 
 
 def test_a_path_of_the_policy_that_the_role_may_not_see_is_found(
@@ -66,6 +69,7 @@ def test_a_path_of_the_policy_that_the_role_may_not_see_is_found(
     finally:
         policy.write_text(good)
     assert (status, finding["code"], finding["where"]) == (3, "source_denied", "vault:elsewhere/app")
+    assert "(GET sys/internal/ui/mounts/elsewhere/app: 403 preflight capability check" in finding["why"]
 
 
 def test_a_wrapped_credential_is_not_used_up_just_to_look(place: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:

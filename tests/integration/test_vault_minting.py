@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import SecretMissingError, SourceMintsError, SourceUnavailableError, UpstreamDeniedError
+from broker.errors import FetchError, SecretMissingError, SourceMintsError, SourceUnavailableError, UpstreamDeniedError
 from broker.providers.base import Grip, Parent
 from broker.reference import parse
 from tests.leasing import LEASE_RULES, MINTER_RULES, SEEING_RULES
@@ -132,15 +132,36 @@ async def test_rights_that_are_missing_are_told(store: OpenBao, tmp_path: Path) 
     store.policy("seer", SEEING_RULES)
     token = private(tmp_path / "token", store.token("seer"))
     provider = provider_of(store.address, {"token_file": str(token)}, lease_token_role="broker-leases")
-    with pytest.raises(UpstreamDeniedError):
+    with pytest.raises(UpstreamDeniedError) as caught:
         await provider.prepare(CREDENTIAL)
-    with pytest.raises(UpstreamDeniedError):
+    assert asked_and_said(caught.value) == ("POST auth/token/create/broker-leases", "403 permission denied")
+    with pytest.raises(UpstreamDeniedError) as caught:
         await provider.revoke(Grip(handle="database/creds/app/x", parent=""))
-    store.policy("asks-another", LEASE_RULES.replace("broker-leases", "nothing") + SEEING_RULES)
+    assert asked_and_said(caught.value) == ("PUT sys/leases/revoke", "403 permission denied")
+    store.policy("asks-another", LEASE_RULES.replace("broker-leases", "nobody") + SEEING_RULES)
     private(tmp_path / "token", store.token("asks-another"))
-    provider = provider_of(store.address, {"token_file": str(token)}, lease_token_role="nothing")
-    with pytest.raises(SourceUnavailableError, match="no such token role"):
+    provider = provider_of(store.address, {"token_file": str(token)}, lease_token_role="nobody")
+    with pytest.raises(SourceUnavailableError, match="no such token role") as unavailable:
         await provider.prepare(CREDENTIAL)
+    assert asked_and_said(unavailable.value) == ("POST auth/token/create/nobody", "400 unknown role …")
+
+
+async def test_what_the_leases_own_role_may_not_mint_is_denied_in_the_stores_words(
+    store: OpenBao, tmp_path: Path
+) -> None:
+    narrow = {"orphan": True, "renewable": True, "allowed_policies": "seer", "token_no_default_policy": True}
+    store.policy("seer", SEEING_RULES)
+    store.write("auth/token/roles/narrow", narrow)
+    store.policy("asks-narrow", LEASE_RULES.replace("broker-leases", "narrow") + SEEING_RULES)
+    token = private(tmp_path / "token", store.token("asks-narrow"))
+    provider = provider_of(store.address, {"token_file": str(token)}, lease_token_role="narrow")
+    with pytest.raises(UpstreamDeniedError, match="the tokens of the lease role") as caught:
+        await provider.mint(CREDENTIAL, await provider.prepare(CREDENTIAL))
+    assert asked_and_said(caught.value) == ("GET database/creds/app", "403 permission denied")
+
+
+def asked_and_said(error: FetchError) -> tuple[str, str] | None:
+    return None if error.words is None else (error.words.asked, error.words.said)
 
 
 async def test_a_certificate_that_was_revoked_in_the_store_is_gone(store: OpenBao, tmp_path: Path) -> None:

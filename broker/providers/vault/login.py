@@ -196,7 +196,7 @@ class StoreLogin:
         except StoreAnswerError as error:
             if error.status in {BAD_REQUEST, FORBIDDEN}:
                 _LOG.warning("store_login_refused", said=error.words.said)
-                raise self._gate.refused(credential, status=error.status) from None
+                raise self._gate.refused(credential, error) from None
             raise self._gate.failed(unavailable(error)) from None
         except HeldBackError:
             # Nothing was tried, so nothing failed.

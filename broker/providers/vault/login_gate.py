@@ -7,7 +7,7 @@ from typing import Final
 from broker.backoff import Backoff
 from broker.clock import Clock
 from broker.errors import SourceUnavailableError
-from broker.providers.vault.answers import BAD_REQUEST
+from broker.providers.vault.answers import BAD_REQUEST, StoreAnswerError
 from broker.providers.vault.logins.method import Credential, Refusals
 
 # The store locks a role or a user out after five failures within a quarter of an hour, whatever credentials they were;
@@ -68,22 +68,23 @@ class LoginGate:
         """Let the next pause begin small: the token that a login gave is taken."""
         self._backoff.passed()
 
-    def refused(self, credential: Credential, *, status: int) -> SourceUnavailableError:
-        """Count a refusal with `status`, and return the error for it."""
+    def refused(self, credential: Credential, refusal: StoreAnswerError) -> SourceUnavailableError:
+        """Count a refusal of the store, and return the error for it."""
         self._digest = credential.digest
         lately = len(self._refused_at)
         self._refused_at.append(self._clock.monotonic())
         match self._meaning:
             case Refusals.COUNTED:
                 # A good credential of a role that is locked out is forbidden, and taken when the lock has ended.
-                self._refusals += status == BAD_REQUEST
+                self._refusals += refusal.status == BAD_REQUEST
             case Refusals.FINAL:
                 self._refusals += 1
             case Refusals.OPEN:
                 pass
         message = "the store refuses the broker's login; look at the credential in its file and at its role there"
         slow = lately >= _MAX_REFUSALS and self._meaning is Refusals.OPEN
-        return self.failed(SourceUnavailableError(message, retry_after=_SLOW_SECONDS if slow else None))
+        pause = _SLOW_SECONDS if slow else None
+        return self.failed(SourceUnavailableError(message, retry_after=pause, words=refusal.words))
 
     def failed(self, error: SourceUnavailableError, *, limit_seconds: float = math.inf) -> SourceUnavailableError:
         """Begin a pause, no longer than `limit_seconds` unless the store asks for more; return the error with it."""
