@@ -29,8 +29,8 @@ looks at it each second instead of each five.
   row says.
 - What was never read, and what is past its `max_stale`, is `unavailable` with `Retry-After`, at once or after one
   time-out; nothing old is made up.
-- The store is asked within the budget in every window of 0.5 to 10 s, by its own logs and by the relay: a full bucket,
-  and what flows in meanwhile.
+- No second has more requests to the store than its budget, and 2, 5 and 10 s have no more than as many seconds' worth,
+  by the store's own logs and by the relay.
 - `/readyz` and the metrics say what is wrong while it is, where the store as a whole is concerned, and that all is well
   afterwards; all heals without a hand. The metrics count exactly what the agents were told.
 - Each answer has its record in the audit trail, and `broker audit verify` finds nothing.

@@ -59,7 +59,7 @@ def _store_was_asked_within_the_budget(scene: Scene, audited: Sequence[Asked], a
     assert len(answered) <= len(scene.relay.asked), "nothing came to the store but through the relay"
     for seconds in _WINDOWS:
         # A request is seen later than the broker sends it; on a loaded machine up to a tenth of a second.
-        most = PER_SECOND * (1 + seconds + 0.1)
+        most = PER_SECOND * (max(1.0, seconds) + 0.1)
         for where, asked in (
             ("the store's audit log", audited),
             ("the store's log of requests", answered),

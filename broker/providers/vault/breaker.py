@@ -71,16 +71,14 @@ class Breaker:
             self._probe_at = self._clock.monotonic() + self._probe_seconds
         return permit
 
-    def passed(self, permit: Permit) -> bool:
-        """Note that the store served a request; return whether that ends an outage."""
+    def passed(self, permit: Permit) -> None:
+        """Note that the store served a request, which ends an outage."""
         if permit.epoch != self._epoch:
-            return False
+            return
         self._failures = 0
-        if not self._is_open:
-            return False
-        self._change(is_open=False)
-        _LOG.info(f"{self._event}_serves_again", **self._fields)
-        return True
+        if self._is_open:
+            self._change(is_open=False)
+            _LOG.info(f"{self._event}_serves_again", **self._fields)
 
     def failed(self, permit: Permit, *, reason: str, at_once: bool = False, retry_after: float | None = None) -> None:
         """Note that the store could not serve a request.

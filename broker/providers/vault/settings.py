@@ -104,8 +104,8 @@ class VaultSettings(Section):
     )
     requests_per_second: Annotated[float, Field(gt=0, le=100_000)] = Field(
         default=200.0,
-        description="Requests a second that it is asked at most, logins and renewals included. After a 429 without "
-        "`Retry-After` that mount is asked half as often for a while.",
+        description="Requests that it is asked at most in any second, logins and renewals included; 5 % fewer for "
+        "long. After a 429 without `Retry-After` that mount is asked half as often for a while.",
     )
     max_answer_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=4 * 1024 * 1024, description="Bytes of one answer."

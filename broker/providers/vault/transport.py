@@ -40,9 +40,8 @@ class StoreTransport:
         self._clock = clock
         self._observer = observer
         self._seconds = {patience: limits.total_seconds for patience, limits in settings.timeouts.items()}
-        self._budget = Budget(per_second=settings.requests_per_second, clock=clock)
         self._turns = Turns(
-            budget=self._budget,
+            budget=Budget(per_second=settings.requests_per_second, clock=clock),
             addresses=settings.endpoints,
             max_connections=settings.max_connections,
             observer=observer,
@@ -123,9 +122,8 @@ class StoreTransport:
             # The store's own word that it can serve nobody; from something before it, one such answer may be a slip.
             at_once = response.status in _SEALED and isinstance(response.document, dict)
             self._breaker.failed(permit, reason=response.state, at_once=at_once, retry_after=response.retry_after)
-        elif request.operation != "health" and self._breaker.passed(permit):
-            # What waited for the store must not come to it as one heap.
-            self._budget.drain()
+        elif request.operation != "health":
+            self._breaker.passed(permit)
 
     def _judge_place(
         self, permit: Permit | None, request: StoreRequest, response: StoreResponse, *, sent_at: float

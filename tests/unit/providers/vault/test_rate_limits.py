@@ -80,13 +80,17 @@ async def test_a_few_wait_for_the_halved_budget_and_the_others_are_told_to_come_
 ) -> None:
     limits.limited("secret", sent_at=clock.monotonic(), retry_after=0.0)
     gate, turn = asyncio.Event(), asyncio.sleep
-    monkeypatch.setattr("broker.providers.vault.budget.asyncio.sleep", lambda _seconds: gate.wait())
+
+    async def sleep(seconds: float) -> None:
+        await gate.wait()
+        clock.advance(seconds)
+
+    monkeypatch.setattr("broker.providers.vault.budget.asyncio.sleep", sleep)
     waiting = [asyncio.create_task(limits.enter("secret", reserved=False)) for _ in range(2)]
     while limits.waiting("secret") != len(waiting):
         await turn(0)
     assert (await refused(limits)).retry_after == 1.0
     await limits.enter("secret", reserved=True)
-    clock.advance(1)
     gate.set()
     await asyncio.gather(*waiting)
 
