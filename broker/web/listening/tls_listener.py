@@ -7,6 +7,7 @@ socket is handed over by `connect_accepted_socket`, which raises it, and the TLS
 import asyncio
 import socket
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from broker.web.listening.holders import Holders
 from broker.web.tls.handshake import HandshakeOutcome, handshake_failure_reason
 
 _LOG: Final = EventLogger("broker.listener")
+# What is read of a connection at once: two records of TLS, whose size the protocol bounds.
+_BUFFER_BYTES: Final = 32 * 1024
 # What a client may still need, when the broker stops, to end a handshake that it has begun and to ask.
 _LAST_WORDS: Final = 1.0
 
@@ -84,6 +87,8 @@ class TlsListener:
 
     async def start(self) -> None:
         """Begin to accept."""
+        # asyncio has no setting for it, and gives each connection 256 KiB for as long as it is open.
+        SSLProtocol.max_size = _BUFFER_BYTES
         self._acceptor.start()
 
     async def stop(self) -> None:
