@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache, lru_cache
+from typing import Final, NamedTuple, Protocol
 
 from broker.admission import Admission, Admitted, PolicySource
 from broker.audit.event import EventKind, EventSink, Outcome, ReferenceRecord
@@ -20,7 +21,9 @@ from broker.reference import Reference, Source, parse
 from broker.resolution.items import WITHHELD, Item, denied_item, malformed_item, resolution_of
 from broker.resolution.results import Require, Resolution
 
-_RETRY_SECONDS = 5.0
+_RETRY_SECONDS: Final = 5.0
+# References that a fleet has in common, and that are in memory once however many of it watch them.
+_SHARED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +39,7 @@ class Watch:
     """One watch: who watches, what, and what is still to be told. `texts` are the references as they were asked."""
 
     asker: Admitted
-    references: Mapping[str, Reference]
+    references: tuple[Reference, ...]
     texts: Mapping[Source, tuple[str, ...]]
     subscription: Subscription
     resumed: bool
@@ -49,6 +52,13 @@ class WatchedLeases(Protocol):
     def watched(self, source: Source, asker: Asker, references: Iterable[Reference], *, fresh_for: float) -> str | None:
         """Return the name of the lease of an asker who watches, "" when it should be replaced, None without one."""
         ...
+
+
+class _Named(NamedTuple):
+    """A reference, and its text as that of the only reference to its source."""
+
+    reference: Reference
+    texts: tuple[str]
 
 
 class WatchReferences:
@@ -74,6 +84,7 @@ class WatchReferences:
         self._clock = clock
         self._limits = limits
         self._watches: Counter[str] = Counter()
+        self._named = lru_cache(maxsize=_SHARED)(_named)
 
     async def start(
         self,
@@ -104,9 +115,12 @@ class WatchReferences:
         asker = await self._admission.admit(
             peer=peer, unverified_token=unverified_token, address=address, request=request
         )
-        references, refused = _parsed(texts)
+        named, refused = self._parsed(texts)
+        references = {text: one.reference for text, one in named.items()}
+        watched = tuple(references.values())
         policy = self._policy.current
-        decisions = self._decide(asker, references)
+        decided = self._decide(asker, watched)
+        decisions = dict(zip(references, decided, strict=True))
         for text, decision in decisions.items():
             if isinstance(decision, Deny):
                 reference = references[text]
@@ -124,7 +138,7 @@ class WatchReferences:
             subscription = Subscription(
                 _seconds_by_source(references, decisions),
                 known,
-                lease_of=self._lease_of(Asker(peer=peer, context=asker.context), references, decisions),
+                lease_of=self._lease_of(Asker(peer=peer, context=asker.context), watched, decided),
             )
             resumed = self._feed.subscribe(subscription, after=after)
         except BaseException:
@@ -132,8 +146,8 @@ class WatchReferences:
             raise
         return Watch(
             asker=asker,
-            references=references,
-            texts=_by_source(references),
+            references=watched,
+            texts=_by_source(named),
             subscription=subscription,
             resumed=resumed,
             decided_by=policy,
@@ -150,7 +164,7 @@ class WatchReferences:
             return "expired"
         policy = self._policy.current
         if policy is not watch.decided_by:
-            if any(isinstance(decision, Deny) for decision in self._decide(watch.asker, watch.references).values()):
+            if any(isinstance(decision, Deny) for decision in self._decide(watch.asker, watch.references)):
                 return "denied"
             watch.decided_by = policy
         return watch.subscription.ended
@@ -166,23 +180,40 @@ class WatchReferences:
         if not self._watches[name]:
             del self._watches[name]
 
-    def _lease_of(
-        self, asker: Asker, references: Mapping[str, Reference], decisions: Mapping[str, Allow | Deny]
-    ) -> LeaseOf:
-        asked: dict[Source, list[Reference]] = {}
-        fresh_for: dict[Source, float] = {}
-        for text, decision in decisions.items():
-            if isinstance(decision, Allow):
-                source = references[text].source
-                asked.setdefault(source, []).append(references[text])
-                fresh_for[source] = min(decision.fresh_for, fresh_for.get(source, decision.fresh_for))
-        return lambda source: self._leases.watched(source, asker, asked[source], fresh_for=fresh_for[source])
+    def _lease_of(self, asker: Asker, references: Sequence[Reference], decisions: Sequence[Allow | Deny]) -> LeaseOf:
+        # Hardly any watch follows a lease, so that this is in memory for those alone.
+        @cache
+        def asked() -> tuple[dict[Source, list[Reference]], dict[Source, float]]:
+            of_source: dict[Source, list[Reference]] = {}
+            fresh_for: dict[Source, float] = {}
+            for reference, decision in zip(references, decisions, strict=True):
+                if isinstance(decision, Allow):
+                    source = reference.source
+                    of_source.setdefault(source, []).append(reference)
+                    fresh_for[source] = min(decision.fresh_for, fresh_for.get(source, decision.fresh_for))
+            return of_source, fresh_for
 
-    def _decide(self, asker: Admitted, references: Mapping[str, Reference]) -> dict[str, Allow | Deny]:
-        decisions = self._policy.current.decide_all(
-            identity=asker.peer, references=list(references.values()), context=asker.context
-        )
-        return dict(zip(references, decisions, strict=True))
+        def lease_of(source: Source) -> str | None:
+            of_source, fresh_for = asked()
+            return self._leases.watched(source, asker, of_source[source], fresh_for=fresh_for[source])
+
+        return lease_of
+
+    def _decide(self, asker: Admitted, references: Sequence[Reference]) -> Sequence[Allow | Deny]:
+        return self._policy.current.decide_all(identity=asker.peer, references=references, context=asker.context)
+
+    def _parsed(self, texts: Sequence[str]) -> tuple[dict[str, _Named], dict[str, Item]]:
+        named: dict[str, _Named] = {}
+        refused: dict[str, Item] = {}
+        for text in texts:
+            try:
+                one = self._named(text)
+            except MalformedReferenceError as error:
+                refused[text] = malformed_item(text, error)
+            else:
+                # The one text in memory, not the one that this agent has sent.
+                named[one.texts[0]] = one
+        return named, refused
 
     async def _record(self, asker: Admitted, records: Sequence[ReferenceRecord], *, reason: str = "") -> None:
         outcome = Outcome.FAILURE if reason else Outcome.SUCCESS
@@ -205,15 +236,9 @@ def _records(
     ]
 
 
-def _parsed(texts: Sequence[str]) -> tuple[dict[str, Reference], dict[str, Item]]:
-    references: dict[str, Reference] = {}
-    refused: dict[str, Item] = {}
-    for text in texts:
-        try:
-            references[text] = parse(text)
-        except MalformedReferenceError as error:
-            refused[text] = malformed_item(text, error)
-    return references, refused
+def _named(text: str) -> _Named:
+    """Return the reference that `text` spells. Raises: MalformedReferenceError."""
+    return _Named(parse(text), (text,))
 
 
 def _seconds_by_source(
@@ -229,8 +254,9 @@ def _seconds_by_source(
     return seconds
 
 
-def _by_source(references: Mapping[str, Reference]) -> dict[Source, tuple[str, ...]]:
+def _by_source(named: Mapping[str, _Named]) -> dict[Source, tuple[str, ...]]:
     found: dict[Source, tuple[str, ...]] = {}
-    for text, reference in references.items():
-        found[reference.source] = (*found.get(reference.source, ()), text)
+    for one in named.values():
+        source = one.reference.source
+        found[source] = (*found[source], *one.texts) if source in found else one.texts
     return found

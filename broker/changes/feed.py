@@ -120,9 +120,10 @@ class ChangeFeed:
             by_scheme.setdefault(source.scheme, []).append(source)
         for scheme, sources in by_scheme.items():
             await self._take_in(await self._compared(scheme, sources))
-        for subscription in self._subscriptions:
+        for subscription in tuple(self._subscriptions) if self._minting else ():
             for source in subscription.sources.keys() & self._minting:
                 self._follow_lease(subscription, source)
+            await asyncio.sleep(0)
         self._let_go()
 
     async def aclose(self) -> None:
@@ -174,9 +175,16 @@ class ChangeFeed:
             for source, revision in found.items()
             if source in self._since and self._revisions.get(source, revision).mark != revision.mark
         }
-        # Who comes while the cache is told has its first look the next time.
-        first_looks = [(one, found.keys() & one.known.keys()) for one in self._subscriptions if one.known]
-        outdated = changed.union(*(_behind(one, sources, found) for one, sources in first_looks))
+        outdated = set(changed)
+        first_looks: list[tuple[Subscription, set[Source]]] = []
+        # Who comes from now on has its first look the next time.
+        for subscription in tuple(self._subscriptions):
+            if subscription.known:
+                sources = found.keys() & subscription.known.keys()
+                outdated |= _behind(subscription, sources, found)
+                first_looks.append((subscription, sources))
+                # A fleet that has come since the last look leaves others their turn.
+                await asyncio.sleep(0)
         if outdated:
             # Before anybody is told: who asks then must not get what was there before.
             await self._cache.renew(outdated.__contains__)
@@ -187,12 +195,15 @@ class ChangeFeed:
         for subscription, sources in first_looks:
             for source in sources:
                 self._check_known(subscription, source)
+            await asyncio.sleep(0)
 
     def _announce(self, source: Source, revision: Revision) -> None:
         change = self._journal.add(source, version=revision.version, gone=revision.is_gone)
         for subscription in self._subscriptions:
             if source in subscription.sources:
                 subscription.tell(change)
+                # Whatever it had is old now, which its first look need not tell it again.
+                subscription.known.pop(source, None)
 
     def _check_known(self, subscription: Subscription, source: Source) -> None:
         """Tell a watcher of a source that has another version than it has, at the first look since it came."""

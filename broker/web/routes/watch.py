@@ -15,7 +15,7 @@ from broker.errors import IdentityRefusedError
 from broker.resolution.results import Resolution
 from broker.watch import Watch, WatchReferences
 from broker.web.body import BodyLimits, model_of, read_bytes
-from broker.web.callers import AgentDoor, token_of
+from broker.web.callers import AgentDoor, Caller, token_of
 from broker.web.problems import resolution_problem
 
 WATCH_PATH: Final = "/v1/watch"
@@ -56,11 +56,21 @@ class WatchHandler:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer `POST /v1/watch`."""
         caller = await self.door.admit(request, EventKind.WATCH)
+        watch = await self._begin(request, caller)
+        if isinstance(watch, Resolution):
+            return resolution_problem(watch, instance=caller.request)
+        try:
+            return await self._stream(request, watch)
+        finally:
+            self.watch.stop(watch)
+
+    async def _begin(self, request: web.Request, caller: Caller) -> Watch | Resolution:
+        # Apart, so that no stream holds on to what was sent to begin it.
         unverified_token = token_of(request)
         raw = await read_bytes(request, self.limits)
         self.door.weigh(caller, raw)
         asked = model_of(raw, WatchRequest)
-        watch = await self.watch.start(
+        return await self.watch.start(
             peer=caller.peer,
             unverified_token=unverified_token,
             texts=asked.references,
@@ -69,12 +79,6 @@ class WatchHandler:
             address=caller.address,
             request=caller.request,
         )
-        if isinstance(watch, Resolution):
-            return resolution_problem(watch, instance=caller.request)
-        try:
-            return await self._stream(request, watch)
-        finally:
-            self.watch.stop(watch)
 
     async def _stream(self, request: web.Request, watch: Watch) -> web.StreamResponse:
         response = web.StreamResponse(headers=_HEADERS)

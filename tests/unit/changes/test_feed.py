@@ -1,6 +1,7 @@
 """Who watches is told of each change once, whatever it missed meanwhile."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -125,6 +126,38 @@ async def test_what_a_watcher_has_is_no_longer_remembered_when_it_is_told_that_i
     store.watch(APP, known={APP: "1"})
     await store.feed.compare()
     assert store.renewed == [APP, APP]
+
+
+async def test_who_comes_while_a_change_is_being_taken_in_is_told_of_it_once(
+    store: ChangingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.set(APP, 1)
+    store.watch(APP)
+    await store.feed.compare()
+    late: list[Subscription] = []
+
+    async def renew(_concerns: Callable[[Source], bool] | None) -> int:
+        late.append(store.watch(APP, known={APP: "1"}))
+        return 1
+
+    monkeypatch.setattr(store, "renew", renew)
+    store.set(APP, 2)
+    await store.feed.compare()
+    assert told(late[0]) == [(APP, "2", False)]
+    await store.feed.compare()
+    assert told(late[0]) == []
+
+
+async def test_the_first_looks_of_a_fleet_leave_others_their_turn(store: ChangingStore) -> None:
+    store.set(APP, 1)
+    for _ in range(100):
+        store.watch(APP, known={APP: "1"})
+    looking = asyncio.create_task(store.feed.compare())
+    turns = 0
+    while not looking.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 100
 
 
 async def test_a_slow_watcher_is_told_of_the_last_change_alone(store: ChangingStore) -> None:

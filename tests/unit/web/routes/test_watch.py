@@ -188,6 +188,14 @@ async def test_a_watch_on_none_or_on_ten_thousand_references_is_refused(bench: B
     assert (response.status, (await response.json())["code"]) == (400, "reference_count")
 
 
+async def test_what_many_watch_is_in_memory_once(bench: Bench) -> None:
+    for _ in range(3):
+        await bench.open(TEXT, "vault:secret/app#other", "vault:secret/db#key")
+    sources = [source for one in bench.store.feed._subscriptions for source in one.sources]
+    assert len(sources) == 6
+    assert len({id(source) for source in sources}) == 2
+
+
 async def test_an_identity_has_a_bounded_number_of_watches(bench: Bench) -> None:
     watches = [await bench.open() for _ in range(3)]
     status, document = await bench.refused()
