@@ -10,7 +10,7 @@ ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image-check lint fmt run bench docs reliability docs-check pictures lock wheel sbom audit-dependencies clean
+.PHONY: help demo test image-check lint fmt run bench bench-renewals bench-watchers docs reliability docs-check pictures lock wheel sbom audit-dependencies clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,13 @@ run: $(STAMP) ## Run a broker for development, with a store and certificates of 
 
 bench: $(STAMP) ## Measure against bao proxy, bao agent and an empty handler, as ratios
 	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-renewals: $(STAMP) ## Let real leases fall due together, counted at a real store (ARGS='--leases 10000')
+	@tests/install-servers.sh
+	@$(BIN)/python -m benchmarks.renewals $(ARGS)
+
+bench-watchers: $(STAMP) ## Let a crowd watch over real streams, counted at a real store (ARGS='--watchers 1000')
+	@$(BIN)/python -m benchmarks.watchers $(ARGS)
 
 docs: $(STAMP) ## Write anew what is generated: pages, and the rules for Kubernetes
 	@$(BIN)/python -m broker.cli.docs docs
