@@ -36,14 +36,24 @@ class WatchLimits:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Watch:
-    """One watch: who watches, what, and what is still to be told. `texts` are the references as they were asked."""
+    """One watch: who watches, what, and what is still to be told.
+
+    Attributes:
+        asker: Who watches.
+        references: What is watched, by the texts that were asked.
+        texts: Those texts, by their source.
+        subscription: What is still to be told.
+        decided_by: The policy that allowed it last.
+        resumed: Whether the agent has missed nothing since it watched before.
+
+    """
 
     asker: Admitted
     references: tuple[Reference, ...]
     texts: Mapping[Source, tuple[str, ...]]
     subscription: Subscription
-    resumed: bool
     decided_by: object
+    resumed: bool = False
 
 
 class WatchedLeases(Protocol):
@@ -121,37 +131,33 @@ class WatchReferences:
         policy = self._policy.current
         decided = self._decide(asker, watched)
         decisions = dict(zip(references, decided, strict=True))
-        for text, decision in decisions.items():
-            if isinstance(decision, Deny):
-                reference = references[text]
-                refused[text] = denied_item(text, reference, decision, reference.source.scheme)
+        refused |= _denied(references, decisions)
         records = _records(texts, references, decisions, refused)
         if refused:
             resolution = resolution_of(tuple(refused.values()), Require.ALL)
             await self._record(asker, records, reason=resolution.worst or "")
             return resolution
-        # Before the record, or it would tell of a watch that there is no room for.
-        self._count(peer.name)
-        try:
-            await self._record(asker, records)
-            known = {references[text].source: version for text, version in versions.items() if text in references}
-            subscription = Subscription(
-                _seconds_by_source(references, decisions),
-                known,
-                lease_of=self._lease_of(Asker(peer=peer, context=asker.context), watched, decided),
-            )
-            resumed = self._feed.subscribe(subscription, after=after)
-        except BaseException:
-            self._count_down(peer.name)
-            raise
-        return Watch(
+        subscription = Subscription(
+            _seconds_by_source(references, decisions),
+            {references[text].source: version for text, version in versions.items() if text in references},
+            lease_of=self._lease_of(Asker(peer=peer, context=asker.context), watched, decided),
+        )
+        watch = Watch(
             asker=asker,
             references=watched,
             texts=_by_source(named),
             subscription=subscription,
-            resumed=resumed,
             decided_by=policy,
         )
+        # Before the record, or it would tell of a watch that there is no room for.
+        self._count(peer.name)
+        try:
+            await self._record(asker, records)
+            watch.resumed = self._feed.subscribe(subscription, after=after)
+        except BaseException:
+            self._count_down(peer.name)
+            raise
+        return watch
 
     def stop(self, watch: Watch) -> None:
         """End a watch."""
@@ -218,6 +224,14 @@ class WatchReferences:
     async def _record(self, asker: Admitted, records: Sequence[ReferenceRecord], *, reason: str = "") -> None:
         outcome = Outcome.FAILURE if reason else Outcome.SUCCESS
         await self._trail.append(asker.event(EventKind.WATCH, outcome, reason=reason, references=records))
+
+
+def _denied(references: Mapping[str, Reference], decisions: Mapping[str, Allow | Deny]) -> dict[str, Item]:
+    return {
+        text: denied_item(text, references[text], decision, references[text].source.scheme)
+        for text, decision in decisions.items()
+        if isinstance(decision, Deny)
+    }
 
 
 def _records(
