@@ -62,7 +62,13 @@ class Client:
         await self.writer.wait_closed()
 
 
-async def test_a_connection_over_the_bound_waits_until_another_one_ends() -> None:
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no connection give way to another one."""
+    monkeypatch.setattr("broker.web.listening.plain_listener._IDLE_SECONDS", 600.0)
+
+
+async def test_a_connection_over_the_bound_waits_until_another_one_ends(patient: None) -> None:
     async with listening() as port:
         first, second = [await Client.of(port) for _ in range(PLACES)]
         assert [await first.ask(), await second.ask()] == ["here", "here"]
@@ -79,7 +85,7 @@ async def test_a_connection_over_the_bound_waits_until_another_one_ends() -> Non
             await client.close()
 
 
-async def test_places_that_are_held_by_idle_connections_are_free_again_soon() -> None:
+async def test_places_that_are_held_by_idle_connections_are_free_again_soon(patient: None) -> None:
     async with listening(idle_seconds=0.2) as port:
         silent = [await Client.of(port) for _ in range(PLACES)]
         late = await Client.of(port)
@@ -87,6 +93,18 @@ async def test_places_that_are_held_by_idle_connections_are_free_again_soon() ->
             assert await late.ask() == "here"
         assert [await client.reader.read() for client in silent] == [b"", b""]
         for client in (*silent, late):
+            await client.close()
+
+
+async def test_connections_that_ask_nothing_give_way_to_a_probe_at_once() -> None:
+    async with listening(idle_seconds=600) as port:
+        silent = [await Client.of(port) for _ in range(PLACES)]
+        for client in silent:
+            client.writer.write(b"GET /livez HTTP/1.1\r\nHo")
+        probe = await Client.of(port)
+        async with asyncio.timeout(30):
+            assert await probe.ask() == "here"
+        for client in (*silent, probe):
             await client.close()
 
 

@@ -503,7 +503,7 @@ def test_one_identity_can_not_take_every_place(run: Run[Any], authority: TestAut
 def test_an_idle_connection_gives_way_to_who_waits(
     run: Run[Any], authority: TestAuthority, good: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.web.listening.holders._IDLE_SECONDS", 0.0)
+    monkeypatch.setattr("broker.web.listening.tls_listener._IDLE_SECONDS", 0.0)
 
     async def story() -> None:
         async with serving(authority, max_connections=2, http=True) as served:

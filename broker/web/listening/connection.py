@@ -68,19 +68,54 @@ class Crowd:
     name_of: Callable[[ssl.SSLObject], str]
 
 
+@runtime_checkable
+class Idling(Protocol):
+    """A protocol that knows how long it has waited for a request."""
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """Return for how long it has waited; None while it answers one."""
+        ...
+
+
 class PlacedConnection(asyncio.Protocol):
     """Pass everything on to aiohttp's protocol, and give the place back when the connection is lost."""
 
-    __slots__ = ("_inner", "_place")
+    __slots__ = ("_connection", "_holder", "_holders", "_inner", "_place")
 
-    def __init__(self, *, inner: asyncio.Protocol, place: Place) -> None:
-        """Stand before `inner`, aiohttp's protocol of the connection that has `place`."""
+    def __init__(self, *, inner: asyncio.Protocol, place: Place, connection: socket.socket, holders: Holders) -> None:
+        """Stand before `inner`, aiohttp's protocol of `connection`, which has `place`, and is told to `holders`."""
         self._inner = inner
         self._place = place
+        self._connection = connection
+        self._holders = holders
+        self._holder = ""
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """Return for how long nothing has been asked; None while something is answered, or nobody knows."""
+        return self._inner.idle_seconds if isinstance(self._inner, Idling) else None
+
+    def cut(self) -> None:
+        """End the connection, without a TLS shutdown."""
+        # `transport.abort` is not enough, uvloop leaves the connection open. The client may be gone already.
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
+        self.enter("")
         self._inner.connection_made(transport)
+
+    def enter(self, name: str) -> bool:
+        """Count as one of `name`'s; return whether it may have one more."""
+        self._holder = name
+        return self._holders.enter(name, self)
+
+    def leave(self) -> None:
+        """Count no more, and give the place back."""
+        self._holders.leave(self._holder, self)
+        self._place.leave()
 
     def data_received(self, data: bytes) -> None:
         """Pass on what has been read."""
@@ -103,17 +138,7 @@ class PlacedConnection(asyncio.Protocol):
         try:
             self._inner.connection_lost(exc)
         finally:
-            self._place.leave()
-
-
-@runtime_checkable
-class Idling(Protocol):
-    """A protocol that knows how long it has waited for a request."""
-
-    @property
-    def idle_seconds(self) -> float | None:
-        """Return for how long it has waited; None while it answers one."""
-        ...
+            self.leave()
 
 
 class AgentConnection(PlacedConnection):
@@ -125,39 +150,24 @@ class AgentConnection(PlacedConnection):
     handshake. Whoever has its share already is cut off too.
     """
 
-    __slots__ = ("_connection", "_crowd", "_holder", "refused")
+    __slots__ = ("_crowd", "refused")
 
     def __init__(self, *, inner: asyncio.Protocol, place: Place, connection: socket.socket, crowd: Crowd) -> None:
         """Stand before `inner`, aiohttp's protocol of `connection`."""
-        super().__init__(inner=inner, place=place)
+        super().__init__(inner=inner, place=place, connection=connection, holders=crowd.holders)
         self._crowd = crowd
-        self._connection = connection
-        self._holder = ""
         self.refused: HandshakeOutcome | None = None
-
-    @property
-    def idle_seconds(self) -> float | None:
-        """Return for how long nothing has been asked; None while something is answered, or nobody knows."""
-        return self._inner.idle_seconds if isinstance(self._inner, Idling) else None
-
-    def cut(self) -> None:
-        """End the connection, without a TLS shutdown."""
-        # `transport.abort` is not enough, uvloop leaves the connection open. The client may be gone already.
-        with suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless the session is a resumed one or one too many."""
         peer = transport.get_extra_info("ssl_object")
         if peer.session_reused:
             self.refused = HandshakeOutcome.RESUMED
-        else:
-            self._holder = self._crowd.name_of(peer)
-            if not self._crowd.holders.enter(self._holder, self):
-                self.refused = HandshakeOutcome.TOO_MANY
+        elif not self.enter(self._crowd.name_of(peer)):
+            self.refused = HandshakeOutcome.TOO_MANY
         if self.refused is None:
             self._crowd.silent.add(self)
-            super().connection_made(transport)
+            self._inner.connection_made(transport)
         else:
             self.cut()
 
@@ -174,8 +184,7 @@ class AgentConnection(PlacedConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass on the end, and give the place back."""
         self._crowd.silent.discard(self)
-        self._crowd.holders.leave(self._holder, self)
         if self.refused is None:
             super().connection_lost(exc)
         else:
-            self._place.leave()
+            self.leave()

@@ -8,10 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Final, Protocol
 
-# Of the places, one in so many is out of reach for whoever holds all the others.
-_OTHERS: Final = 8
-# A client may take this long from its handshake, or from an answer, to its next request before it counts as idle.
-_IDLE_SECONDS: Final = 2.0
 # Connections that are ended at once when somebody waits; who waits behind that one is let in without another look.
 _AT_ONCE: Final = 8
 
@@ -30,11 +26,19 @@ class Held(Protocol):
 
 
 class Holders:
-    """Know which connections each identity has open."""
+    """Know which connections each identity, or each address where there are none, has open."""
 
-    def __init__(self, *, places: int, gave_way: Callable[[], None] = lambda: None) -> None:
-        """Let one identity have all of `places` but an eighth; `gave_way` is told of each that is ended for another."""
-        self._share = places - places // _OTHERS
+    def __init__(self, *, share: int, idle_seconds: float, gave_way: Callable[[], None] = lambda: None) -> None:
+        """Begin with none.
+
+        Args:
+            share: Connections that one holder may have open at once.
+            idle_seconds: Time that a client may take from its connection, or from an answer, to its next request.
+            gave_way: Told of each connection that is ended for another.
+
+        """
+        self._share = share
+        self._idle_seconds = idle_seconds
         self._gave_way = gave_way
         # In the order in which they were opened, which is roughly that of being idle.
         self._held: defaultdict[str, dict[Held, None]] = defaultdict(dict)
@@ -61,7 +65,7 @@ class Holders:
                 return
 
     def _end_idle(self, mine: dict[Held, None], *, at_most: int) -> bool:
-        idle = [held for held in mine if (held.idle_seconds or 0.0) >= _IDLE_SECONDS][:at_most]
+        idle = [held for held in mine if (held.idle_seconds or 0.0) >= self._idle_seconds][:at_most]
         for held in idle:
             # Forgotten now: its end may take a moment, in which it counts no more.
             del mine[held]

@@ -8,8 +8,11 @@ from typing import Final
 from broker.logs import EventLogger, error_fields
 from broker.web.listening.accepting import Acceptor
 from broker.web.listening.connection import Place, PlacedConnection
+from broker.web.listening.holders import Holders
 
 _LOG: Final = EventLogger("broker.operations")
+# A probe and a scrape send their request with their first breath.
+_IDLE_SECONDS: Final = 0.25
 
 
 class PlainListener:
@@ -25,7 +28,11 @@ class PlainListener:
 
         """
         self._protocol = protocol
-        self._acceptor = Acceptor(sock=sock, max_connections=max_connections, admit=self._admit)
+        # Nobody has a name here, so that everybody shares everything, and what is idle gives way.
+        self._holders = Holders(share=max_connections, idle_seconds=_IDLE_SECONDS)
+        self._acceptor = Acceptor(
+            sock=sock, max_connections=max_connections, admit=self._admit, make_room=self._holders.make_room
+        )
 
     async def start(self) -> None:
         """Begin to accept."""
@@ -38,7 +45,7 @@ class PlainListener:
 
     async def _admit(self, connection: socket.socket, _address: str, place: Place) -> None:
         try:
-            placed = PlacedConnection(inner=self._protocol(), place=place)
+            placed = PlacedConnection(inner=self._protocol(), place=place, connection=connection, holders=self._holders)
             await asyncio.get_running_loop().connect_accepted_socket(lambda: placed, connection)
         except Exception as error:  # noqa: BLE001  One connection fails, whatever it is, and the listener goes on.
             place.leave()

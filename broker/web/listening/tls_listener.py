@@ -24,6 +24,9 @@ _LOG: Final = EventLogger("broker.listener")
 _BUFFER_BYTES: Final = 32 * 1024
 # What a client may still need, when the broker stops, to end a handshake that it has begun and to ask.
 _LAST_WORDS: Final = 1.0
+# Of the places, one in so many is out of reach for the identity that holds all the others.
+_OTHERS: Final = 8
+_IDLE_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +73,9 @@ class TlsListener:
 
         """
         self._protocol = protocol
-        holders = Holders(places=max_connections, gave_way=gave_way)
+        holders = Holders(
+            share=max_connections - max_connections // _OTHERS, idle_seconds=_IDLE_SECONDS, gave_way=gave_way
+        )
         self._acceptor = Acceptor(
             sock=sock, max_connections=max_connections, admit=self._admit, make_room=holders.make_room
         )

@@ -18,8 +18,8 @@ def filled(holders: Holders, name: str, count: int, *, idle_seconds: float | Non
     return connections
 
 
-def test_an_eighth_of_the_places_is_out_of_reach_for_one_identity() -> None:
-    holders = Holders(places=16)
+def test_one_identity_has_its_share_and_no_more() -> None:
+    holders = Holders(share=14, idle_seconds=2)
     busy = filled(holders, "greedy", 14)
     assert not holders.enter("greedy", Connection())
     filled(holders, "modest", 2)
@@ -30,7 +30,7 @@ def test_an_eighth_of_the_places_is_out_of_reach_for_one_identity() -> None:
 
 
 def test_who_has_its_share_takes_the_next_from_itself() -> None:
-    holders = Holders(places=16)
+    holders = Holders(share=14, idle_seconds=2)
     filled(holders, "greedy", 12)
     idle = filled(holders, "greedy", 2, idle_seconds=3)
     other = filled(holders, "modest", 1, idle_seconds=60)
@@ -43,7 +43,7 @@ def test_who_has_its_share_takes_the_next_from_itself() -> None:
 
 def test_room_is_made_by_who_holds_most_and_has_something_idle() -> None:
     gave_way = []
-    holders = Holders(places=100, gave_way=lambda: gave_way.append(1))
+    holders = Holders(share=90, idle_seconds=2, gave_way=lambda: gave_way.append(1))
     filled(holders, "busy", 40)
     young = filled(holders, "busy", 1, idle_seconds=1.9)
     idle = filled(holders, "greedy", 20, idle_seconds=2)
@@ -54,7 +54,7 @@ def test_room_is_made_by_who_holds_most_and_has_something_idle() -> None:
 
 
 def test_nobody_makes_room_who_is_busy() -> None:
-    holders = Holders(places=4)
+    holders = Holders(share=4, idle_seconds=2)
     busy = filled(holders, "busy", 4)
     holders.make_room()
     assert not any(connection.is_cut for connection in busy)
