@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
@@ -13,10 +14,10 @@ from broker.errors import (
 )
 from broker.fair_queue import FairQueue, FairQueues
 from broker.identity import VerifiedChain
-from broker.leases.book import LeaseSettings
 from broker.leases.held import Asker
 from broker.leases.leases import Leases
 from broker.leases.record import Holder, LeaseRecord
+from broker.leases.settings import LeaseSettings
 from broker.leases.standing import Grounds
 from broker.policy.decision import Allow, Context
 from broker.providers.base import Extension, Grip, Parent
@@ -45,6 +46,7 @@ class FakeMint:
     fails: dict[str, Exception] = field(default_factory=dict)
     gate: asyncio.Event | None = None
     not_after: float | None = None
+    found: list[str] = field(default_factory=list)
     before: Callable[[str], None] = lambda _call: None
 
     async def prepare(self, source: Source) -> Parent:
@@ -66,6 +68,9 @@ class FakeMint:
         handle = f"database/creds/app/{number}"
         self.leases[handle] = self.clock.now() + self.max_seconds
         return Reading(document, lease=Lease(handle=handle, seconds=self.seconds, renewable=self.renewable))
+
+    async def left_behind(self, source: Source, *, created: float, known: AbstractSet[str]) -> list[str]:
+        return [handle for handle in self.found if handle in self.leases and handle not in known]
 
     async def renew(self, grip: Grip, *, seconds: float) -> Extension:
         self._call("renew")

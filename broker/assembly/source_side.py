@@ -12,8 +12,8 @@ from broker.changes.feed import Comparable
 from broker.config import LimitSettings
 from broker.fair_queue import FairQueue, FairQueues
 from broker.grammar import VAULT
-from broker.leases.book import LeaseSettings
 from broker.leases.leases import Leases
+from broker.leases.settings import LeaseSettings
 from broker.leases.standing import Grounds
 from broker.lifetime import Lifetime
 from broker.providers.base import Leasing, ProviderTools

@@ -1,18 +1,17 @@
 """Every lease that the broker answers for: in memory, in the state store, in the trail and in the metrics."""
 
-import heapq
-import itertools
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
 from broker.clock import Clock
 from broker.errors import AuditUnavailableError, StateUnavailableError, UpstreamDeniedError
 from broker.identity import IdentityKind, PeerIdentity
+from broker.leases.agenda import Agenda
 from broker.leases.held import Held, LeaseKey
-from broker.leases.record import Holder, LeaseReason, LeaseRecord, LeaseState, LeaseStore
+from broker.leases.record import Holder, LeaseReason, LeaseRecord, LeaseState, LeaseStore, new_lease_id
+from broker.leases.settings import LeaseSettings
 from broker.logs import EventLogger
 from broker.series.upstream import LeaseSeries
 from broker.source_words import SourceWords
@@ -21,26 +20,6 @@ _LOG: Final = EventLogger("broker.leases")
 # A list names what it revoked for a while after that has ended, and nobody revokes it later.
 _HOLDER_SECONDS: Final = 7 * 86_400.0
 _LET_GO_SECONDS: Final = 3600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseSettings:
-    """How leases end.
-
-    Attributes:
-        overlap_seconds: How long a lease lives on after another has replaced it.
-        revoke_at_stop: Whether the end of the broker is the end of its leases.
-        stop_seconds: How long the broker may take to revoke them then.
-        max_per_identity: How many leases are handed out to one identity at once.
-        refused_seconds: How long it is remembered that a back end refuses an identity a lease.
-
-    """
-
-    overlap_seconds: float = 300.0
-    revoke_at_stop: bool = True
-    stop_seconds: float = 10.0
-    max_per_identity: int = 256
-    refused_seconds: float = 3.0
 
 
 class LeaseBook:
@@ -58,8 +37,7 @@ class LeaseBook:
         self._held: dict[str, Held] = {}
         self._live: dict[LeaseKey, Held] = {}
         self._by_identity: dict[tuple[IdentityKind, str], dict[str, Held]] = {}
-        self._moments: list[tuple[float, int, Held]] = []
-        self._ties = itertools.count()
+        self._agenda = Agenda(clock=clock)
         self._let_go_at = clock.monotonic() + _LET_GO_SECONDS
 
     async def open(self) -> None:
@@ -75,11 +53,6 @@ class LeaseBook:
         for record in await self._store.leases():
             held = Held(record=record)
             held.is_given(holders.get(record.id, ()))
-            if record.state is LeaseState.MINTING and not record.parent:
-                # It may have been minted, and nothing is known by which it could be revoked.
-                _LOG.warning("lease_unknown", lease=record.id, effect="if it was made, it ends with its time to live")
-                await self._store.forget_lease(record.id)
-                continue
             self._add(held)
             held.record = self._after_restart(record)
             self.remind_by_record(held)
@@ -200,6 +173,21 @@ class LeaseBook:
             # It is renewed all the same: whoever holds it needs it, and it ends by itself.
             _LOG.error("lease_not_kept", lease=held.record.id, reason=error.detail)
 
+    async def recognise(self, held: Held, handles: Sequence[str]) -> None:
+        """Take `handles` for what mints such as that of `held` have made: one is its, the others are withdrawn as well.
+
+        Raises:
+            StateUnavailableError: It can't be made durable.
+
+        """
+        first, *more = [replace(held.record, handle=handle) for handle in handles]
+        others = [Held(record=replace(record, id=new_lease_id(), parent="")) for record in more]
+        await self._store.keep_leases([first, *(other.record for other in others)])
+        held.record = first
+        for other in others:
+            self._add(other)
+            self.remind_by_record(other)
+
     async def extend(self, held: Held) -> None:
         """Keep a later end of `held`; that it can't be made durable costs nothing but the order of a clean-up."""
         self._metrics.lease(provider=held.record.provider, event="renewed")
@@ -208,18 +196,22 @@ class LeaseBook:
         except StateUnavailableError as error:
             _LOG.error("lease_not_kept", lease=held.record.id, reason=error.detail)
 
-    async def withdraw(self, held: Held, reason: LeaseReason) -> None:
-        """Hand out `held` no longer; it is to be revoked now, and until that succeeds."""
-        await self.withdraw_all([held], reason)
+    async def withdraw(self, held: Held, reason: LeaseReason, *, seconds: float = 0.0) -> None:
+        """Hand out `held` no longer; it is to be revoked in `seconds`, and until that succeeds."""
+        await self.withdraw_all([held], reason, seconds=seconds)
 
-    async def withdraw_all(self, leases: Sequence[Held], reason: LeaseReason) -> None:
+    async def withdraw_all(self, leases: Sequence[Held], reason: LeaseReason, *, seconds: float = 0.0) -> None:
         """As `withdraw`, for many at once; what is forgotten already stays so."""
         leases = [held for held in leases if self._held.get(held.record.id) is held]
+        due = self._clock.now() + seconds
         for held in leases:
             self._leave(held)
             if held.record.state is not LeaseState.REVOKING:
-                held.record = replace(held.record, state=LeaseState.REVOKING, reason=reason, due=self._clock.now())
+                why = LeaseReason.ABANDONED if held.record.state is LeaseState.MINTING else reason
+                held.record = replace(held.record, state=LeaseState.REVOKING, reason=why, due=due)
                 held.attempts = 0
+            else:
+                held.record = replace(held.record, due=due if held.record.due is None else min(held.record.due, due))
             self.remind_by_record(held)
         self._count()
         await self._keep_withdrawn(leases)
@@ -266,9 +258,7 @@ class LeaseBook:
 
     def remind(self, held: Held, moment: float) -> None:
         """Let `due` return `held` from the steady time `moment` on, and at no other."""
-        held.moment = moment
-        if moment < math.inf:
-            heapq.heappush(self._moments, (moment, next(self._ties), held))
+        self._agenda.remind(held, moment)
 
     def remind_by_record(self, held: Held) -> None:
         """As `remind`, at the moment that the record itself names."""
@@ -278,12 +268,7 @@ class LeaseBook:
 
     def due(self) -> Iterator[Held]:
         """Yield each lease whose moment has come."""
-        now = self._clock.monotonic()
-        while self._moments and self._moments[0][0] <= now:
-            moment, _, held = heapq.heappop(self._moments)
-            if held.moment == moment and self._held.get(held.record.id) is held:
-                held.moment = math.inf
-                yield held
+        return (held for held in self._agenda.due() if self._held.get(held.record.id) is held)
 
     def _add(self, held: Held) -> None:
         record = held.record

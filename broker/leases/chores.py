@@ -7,12 +7,19 @@ from dataclasses import replace
 from typing import Final
 
 from broker.clock import Clock
-from broker.errors import FetchError, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
+from broker.errors import (
+    FetchError,
+    SecretMissingError,
+    SourceUnavailableError,
+    StateUnavailableError,
+    UpstreamDeniedError,
+)
 from broker.leases.book import LeaseBook
 from broker.leases.held import Held
-from broker.leases.record import LeaseReason, LeaseState
+from broker.leases.record import LeaseReason, LeaseRecord, LeaseState
 from broker.logs import EventLogger
 from broker.providers.base import Leasing
+from broker.reference import parse
 
 _LOG: Final = EventLogger("broker.leases")
 _LONGEST_RETRY_SECONDS: Final = 300.0
@@ -132,12 +139,35 @@ class Chores:
         pause = max(_pause(held.attempts), getattr(error, "retry_after", None) or 0.0)
         self._book.remind(held, min(began + pause, max(held.ends, began + 1.0)))
 
+    async def _recognise(self, held: Held, leasing: Leasing) -> None:
+        """Find what a mint without an answer has made. Raises: SourceUnavailableError, StateUnavailableError."""
+        record = held.record
+        known = {other.record.handle for other in self._book.all()}
+        try:
+            found = await leasing.left_behind(parse(record.source).source, created=record.created, known=known)
+        except UpstreamDeniedError as error:
+            said = "" if error.words is None else error.words.said
+            _LOG.warning("lease_not_looked_for", lease=record.id, reason=error.detail, said=said)
+            found = ()
+        if found:
+            # Two that were cut off find the same; what is revoked twice is revoked.
+            await self._book.recognise(held, found)
+        elif not record.parent:
+            _LOG.warning("lease_unknown", lease=record.id, effect="if it was made, it ends with its time to live")
+
     async def _revoke(self, held: Held) -> None:
         record = held.record
         leasing = self._providers.get(record.provider)
         try:
+            if leasing is not None and record.reason is LeaseReason.ABANDONED and not record.handle:
+                await self._recognise(held, leasing)
+                record = held.record
             if leasing is not None and record.can_be_revoked:
                 await leasing.revoke(record.grip)
+        except StateUnavailableError as error:
+            _LOG.error("lease_not_kept", lease=record.id, reason=error.detail)
+            held.attempts += 1
+            self._book.remind(held, self._clock.monotonic() + _pause(held.attempts))
         except FetchError as error:
             self._book.failed(held, "revoke_failed")
             if isinstance(error, UpstreamDeniedError) and record.expires < self._clock.now():
@@ -155,8 +185,14 @@ class Chores:
             self._book.remind(held, self._clock.monotonic() + _pause(held.attempts))
             await self._book.keep_withdrawn(held)
         else:
-            revoked = "lost" if record.reason is LeaseReason.LOST else "revoked"
-            await self._book.forget(held, revoked if leasing is not None and record.can_be_revoked else "dropped")
+            await self._book.forget(held, _gone(record, is_revoked=leasing is not None and record.can_be_revoked))
+
+
+def _gone(record: LeaseRecord, *, is_revoked: bool) -> str:
+    """Return the event that tells how a withdrawn lease went; none of what was perhaps never made."""
+    if is_revoked:
+        return "lost" if record.reason is LeaseReason.LOST else "revoked"
+    return "" if record.reason is LeaseReason.ABANDONED else "dropped"
 
 
 def _pause(attempts: int) -> float:

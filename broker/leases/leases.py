@@ -10,10 +10,11 @@ from broker.clock import Clock
 from broker.errors import LeaseUnknownError
 from broker.fair_queue import FairQueues
 from broker.identity import PeerIdentity
-from broker.leases.book import LeaseBook, LeaseSettings
+from broker.leases.book import LeaseBook
 from broker.leases.held import Asker
 from broker.leases.minting import Minting
 from broker.leases.record import LeaseReason, LeaseRecord, LeaseState, LeaseStore
+from broker.leases.settings import LeaseSettings
 from broker.leases.standing import Grounds, Standing
 from broker.leases.upkeep import Revocation, Upkeep, Withdrawal
 from broker.providers.base import Leasing

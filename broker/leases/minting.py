@@ -1,9 +1,7 @@
 """Leases for those who ask: one for each source and identity, minted once however many ask at once."""
 
 import asyncio
-import secrets
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from broker.cache.remembered import Cached
@@ -17,14 +15,15 @@ from broker.errors import (
     UpstreamDeniedError,
 )
 from broker.fair_queue import FairQueues
-from broker.leases.book import LeaseBook, LeaseSettings
+from broker.leases.book import LeaseBook
 from broker.leases.held import Asker, Held, LeaseKey
-from broker.leases.record import LeaseReason, LeaseRecord, LeaseState
+from broker.leases.minted import begun, end_of, filled, held_by
+from broker.leases.record import LeaseReason, LeaseState
+from broker.leases.settings import LeaseSettings
 from broker.leases.standing import Standing
 from broker.logs import EventLogger
 from broker.providers.base import Leasing, Parent, UnusableMintError
-from broker.reference import Reference, Source, spell
-from broker.secret import Lease, Reading
+from broker.reference import Reference, Source
 from broker.trace_context import untraced
 
 _T = TypeVar("_T")
@@ -32,6 +31,8 @@ _LOG: Final = EventLogger("broker.leases")
 # Nobody makes the broker ask a back end that has just failed more often than this.
 _PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 30.0
+# How long a back end may take to finish what the broker does not wait for any more.
+_SETTLED_SECONDS: Final = 30.0
 
 
 class Minting:
@@ -218,7 +219,7 @@ class Minting:
         self._coming.add(key)
         try:
             parent = await self._in_time(self._providers[key.source.scheme].prepare(key.source))
-            held = self._begun(key, parent)
+            held = begun(key, parent, clock=self._clock)
             await self._book.begin(held, asker.peer)
         except StateUnavailableError as error:
             self._not_durable = (self._clock.monotonic() + _PAUSE_SECONDS, error)
@@ -233,20 +234,20 @@ class Minting:
         try:
             reading = await self._in_time(leasing.mint(key.source, parent))
         except UnusableMintError as error:
-            held.record = _held_by(held.record, error.lease)
+            held.record = held_by(held.record, error.lease)
             await self._abandon(held, error.reason)
             raise error.reason from None
         except FetchError as error:
             await self._abandon(held, error)
             raise
         now = self._clock.monotonic()
-        ends = _end_of(held, reading)
+        ends = end_of(held, reading)
         if reading.lease is None and (ends is None or ends <= now):
             # Nothing that lives on: an answer for one request.
             await self._book.forget(held)
             at = held.record.created
             return Cached(reading=reading, fetched_at=at, fresh_until=at, stale_until=at, stale=False)
-        self._fill(held, reading, now if ends is None else ends)
+        self._book.remind(held, filled(held, reading, now if ends is None else ends))
         held.ask(asker, references, now=now)
         try:
             await self._book.adopt(held, key)
@@ -268,48 +269,19 @@ class Minting:
             )
             raise LeaseLimitError(message, retry_after=_LONGEST_PAUSE_SECONDS)
 
-    def _begun(self, key: LeaseKey, parent: Parent) -> Held:
-        now = self._clock.now()
-        record = LeaseRecord(
-            id=f"lease_{secrets.token_urlsafe(16)}",
-            provider=key.source.scheme,
-            source=spell(key.source, (), None),
-            identity_kind=key.kind,
-            identity=key.name,
-            state=LeaseState.MINTING,
-            reason=LeaseReason.NONE,
-            handle="",
-            parent=parent.accessor,
-            renewable=False,
-            created=now,
-            expires=now,
-            due=None,
-        )
-        return Held(record=record, key=key, born=self._clock.monotonic())
-
-    def _fill(self, held: Held, reading: Reading, ends: float) -> None:
-        lease = reading.lease
-        held.reading = reading
-        held.seconds = ends - held.born
-        renewable = lease is not None and lease.renewable
-        held.record = replace(
-            _held_by(held.record, lease),
-            state=LeaseState.LIVE,
-            renewable=renewable,
-            expires=held.record.created + held.seconds,
-        )
-        self._book.remind(held, held.lives_until(ends, from_=held.born, last=not renewable))
-
     async def _abandon(self, held: Held, error: FetchError) -> None:
         """Leave nothing behind of a mint that gave nothing."""
         self._book.failed(held, "mint_failed")
         nothing = isinstance(error, SecretMissingError | UpstreamDeniedError)
-        if held.record.handle or (held.record.parent and not nothing):
+        if held.record.handle:
             await self._book.withdraw(held, LeaseReason.ABANDONED)
-            return
-        if isinstance(error, SourceUnavailableError):
-            _LOG.warning("lease_unknown", lease=held.record.id, effect="if it was made, it ends with its time to live")
-        await self._book.forget(held)
+        elif isinstance(error, SourceUnavailableError) and error.was_asked:
+            # The back end may still be at it, and what it makes under a parent that has just ended outlives that.
+            await self._book.withdraw(held, LeaseReason.ABANDONED, seconds=_SETTLED_SECONDS)
+        elif held.record.parent and not nothing:
+            await self._book.withdraw(held, LeaseReason.ABANDONED)
+        else:
+            await self._book.forget(held)
 
     async def _in_time(self, asked: Coroutine[Any, Any, _T]) -> _T:
         try:
@@ -322,21 +294,3 @@ class Minting:
     def _drop_old_pauses(self) -> None:
         now = self._clock.monotonic()
         self._pauses = {key: pause for key, pause in self._pauses.items() if pause[0] > now}
-
-
-def _held_by(record: LeaseRecord, lease: Lease | None) -> LeaseRecord:
-    """Return `record` with that by which `lease` is held, which was minted under its parent."""
-    if lease is None:
-        return replace(record, handle="", parent="")
-    # What does not hang on its parent outlives it, and one that nothing hangs on ends soon by itself.
-    return replace(record, handle=lease.handle, parent=record.parent if lease.hangs else "")
-
-
-def _end_of(held: Held, reading: Reading) -> float | None:
-    """Return the steady end of what was minted; None when it has none, or is none that lives on."""
-    ends = []
-    if reading.lease is not None:
-        ends.append(held.born + reading.lease.seconds)
-    if reading.not_after is not None:
-        ends.append(held.born + reading.not_after - held.record.created)
-    return min(ends, default=None)

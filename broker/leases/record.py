@@ -1,5 +1,6 @@
 """What is kept of a lease beyond the life of the process; never a value."""
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,6 +8,11 @@ from typing import Protocol
 
 from broker.identity import IdentityKind, PeerIdentity
 from broker.providers.base import Grip
+
+
+def new_lease_id() -> str:
+    """Return a name that tells nothing."""
+    return f"lease_{secrets.token_urlsafe(16)}"
 
 
 class LeaseState(StrEnum):

@@ -5,7 +5,8 @@ cache and no audit. It raises only the `FetchError` family; a foreign exception 
 its text, which may name hosts, paths or values.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -120,6 +121,18 @@ class Leasing(Protocol):
             SourceUnavailableError: There is no answer, and something may have been made.
             UnusableMintError: Something was made, for whoever asks to revoke.
             FetchError: As `Provider.fetch`; nothing was made.
+
+        """
+        ...
+
+    async def left_behind(self, source: Source, *, created: float, known: AbstractSet[str]) -> Sequence[str]:
+        """Return the handles of what was made of `source` about the wall time `created`, as far as that can be found.
+
+        What is `known` or revoked is left out.
+
+        Raises:
+            UpstreamDeniedError: The back end does not let the broker look.
+            SourceUnavailableError: It can't answer now.
 
         """
         ...

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -16,6 +17,10 @@ from tests.waiting import wait_until
 RULES = """
 path "pki/issue/leased" { capabilities = ["update"] }
 path "pki/issue/unkept" { capabilities = ["update"] }
+"""
+# What docs/how-to/dynamic-credentials.md tells an operator to write; a test compares them.
+LOOKING_RULES = """
+path "pki/certs/detailed" { capabilities = ["list"] }
 """
 OURS = LEASE_RULES + SEEING_RULES + RULES
 CERTIFICATE = "vault:pki/issue/agent?common_name=a.example&ttl=1h#certificate"
@@ -244,6 +249,33 @@ def test_of_what_was_issued_in_the_moment_of_a_crash_nobody_has_the_key_and_with
     assert is_revoked(store, serial) is (role == "leased")
 
 
+def test_where_the_mount_issues_to_this_broker_alone_what_was_issued_in_the_moment_of_a_crash_is_revoked(
+    place: tuple[Sandbox, Store, Relay],
+) -> None:
+    sandbox, store, relay = place
+    rules, text = store.rules("broker"), sandbox.settings_file.read_text()
+    store.policy("broker", rules + LOOKING_RULES)
+    role = "    lease_token_role: broker-leases\n"
+    sandbox.settings_file.write_text(text.replace(role, f"{role}    own_pki_mounts: [pki]\n"))
+    try:
+        with serving(sandbox) as broker:
+            kept = certificate(broker.resolve(CERTIFICATE, agent="stranger"))
+            before = issued(store)
+            relay.trap("/v1/pki/issue/agent", broker.child.handle.kill, answered=True)
+            assert ask(broker, CERTIFICATE) == 0
+            assert killed(broker)
+        [serial] = issued(store) - before
+        assert not is_revoked(store, serial)
+        with serving(sandbox) as broker:
+            wait_until(lambda: is_revoked(store, serial))
+            assert not is_revoked(store, kept), "it has the same name, and somebody has it"
+            assert ask(broker, CERTIFICATE) == 200
+            assert broker.terminate() == 0
+    finally:
+        store.policy("broker", rules)
+        sandbox.settings_file.write_text(text)
+
+
 def test_a_certificate_that_was_issued_in_spite_of_a_parameter_that_nobody_knows_is_revoked(
     place: tuple[Sandbox, Store, Relay],
 ) -> None:
@@ -279,3 +311,8 @@ def test_an_identity_in_a_crash_loop_costs_the_store_nothing_and_is_slowed_on_ev
         # Another identity is served.
         assert broker.resolve(CERTIFICATE, agent="stranger").status == 200
         assert broker.terminate() == 0
+
+
+def test_the_page_for_operators_has_the_rule_to_look_for_certificates() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "dynamic-credentials.md").read_text()
+    assert LOOKING_RULES.strip() in page

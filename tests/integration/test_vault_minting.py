@@ -1,5 +1,6 @@
 """What the provider sends to mint, counted on the way to a real store, and what it says of how long it lives."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from broker.errors import FetchError, SecretMissingError, SourceMintsError, SourceUnavailableError, UpstreamDeniedError
 from broker.providers.base import Grip, Parent
+from broker.providers.vault import issued
 from broker.reference import parse
 from tests.leasing import LEASE_RULES, MINTER_RULES, SEEING_RULES
 from tests.openbao import OpenBao
@@ -126,6 +128,34 @@ async def test_what_hangs_on_a_token_that_can_live_no_longer_is_replaced_before_
     assert extension.seconds <= 100
     assert extension.capped, "the lease could live on, and ends with its token"
     await provider.revoke(grip)
+
+
+async def test_certificates_are_found_by_name_and_time_in_the_mounts_that_issue_to_this_broker_alone(
+    store: OpenBao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(issued, "_PAGE", 2)
+    store.policy("looker", 'path "pki/certs/detailed" { capabilities = ["list"] }')
+    token = private(tmp_path / "token", store.token("minter", "leaser", "looker"))
+    provider = provider_of(store.address, {"token_file": str(token)}, own_pki_mounts=["pki"])
+    before = set(await provider.left_behind(CERTIFICATE, created=time.time(), known=set()))
+    made = {(await provider.mint(CERTIFICATE, Parent())).lease.handle for _ in range(5)}  # type: ignore[union-attr]
+    revoked, known = sorted(made)[:2]
+    await provider.revoke(Grip(handle=revoked, parent=""))
+    found = await provider.left_behind(CERTIFICATE, created=time.time(), known={known})
+    assert set(found) - before == made - {revoked, known}
+    for source, created in (
+        (CERTIFICATE, time.time() - 3600),
+        (CERTIFICATE, time.time() + 3600),
+        (parse("vault:pki/issue/agent?common_name=b.example#certificate").source, time.time()),
+        (CREDENTIAL, time.time()),
+    ):
+        assert await provider.left_behind(source, created=created, known=set()) == []
+    others = provider_of(store.address, {"token_file": str(token)}, own_pki_mounts=["other"])
+    assert await others.left_behind(CERTIFICATE, created=time.time(), known=set()) == []
+    blind = private(tmp_path / "blind", store.token("minter"))
+    provider = provider_of(store.address, {"token_file": str(blind)}, own_pki_mounts=["pki"])
+    with pytest.raises(UpstreamDeniedError):
+        await provider.left_behind(CERTIFICATE, created=time.time(), known=set())
 
 
 async def test_rights_that_are_missing_are_told(store: OpenBao, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from broker.providers.vault.transport import StoreTransport
 from broker.secret import Encoding, Lease, SecretValue
 
 T = TypeVar("T")
-# A parent that nothing was minted under ends after this; one with a lease outlives that lease by a little.
-_UNUSED_SECONDS: Final = 60
+# A parent that nothing was minted under ends after this, longer than a mint without an answer is left alone; one with
+# a lease outlives that lease by a little.
+_UNUSED_SECONDS: Final = 90
 _LONGER_SECONDS: Final = 60
 # What rounding at the store may take from a lease that it did not cut.
 _ROUNDING_SECONDS: Final = 2.0
@@ -180,6 +181,14 @@ class StoreLeases:
             message = "the lease is gone"
             raise SecretMissingError(message, part=MissingPart.DELETED)
         return left
+
+    async def lives(self, handle: str) -> bool:
+        """Tell whether what has that handle is not gone. Raises: FetchError, the store can't tell."""
+        try:
+            await self.look_up(Grip(handle=handle, parent=""))
+        except SecretMissingError:
+            return False
+        return True
 
     async def _extend(self, accessor: str, seconds: float) -> float:
         """Let the parent live a little longer than `seconds`, and return how long the lease may."""

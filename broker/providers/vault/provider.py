@@ -1,6 +1,7 @@
 """Secrets out of HashiCorp Vault or OpenBao: KV version 1 and 2, told apart by the broker, and other engines."""
 
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 
 from broker.errors import SecretMissingError
@@ -9,6 +10,7 @@ from broker.providers.vault.belief import Belief
 from broker.providers.vault.engine_reads import EngineReads
 from broker.providers.vault.engines import call_of
 from broker.providers.vault.health import StoreHealth
+from broker.providers.vault.issued import IssuedCertificates
 from broker.providers.vault.kv_reads import KvReads
 from broker.providers.vault.latest import LatestState
 from broker.providers.vault.leader import LeaderWatch
@@ -58,6 +60,7 @@ class VaultProvider:
         self._engines = EngineReads(
             login=self._login, leases=self._leases, clock=tools.clock, limit=tools.max_value_bytes
         )
+        self._issued = IssuedCertificates(questions=questions, mounts=settings.own_pki_mounts)
         self._leader = LeaderWatch(login=self._login, clock=tools.clock, seconds=settings.leader_seconds)
         self._health = StoreHealth(
             settings=settings,
@@ -93,6 +96,12 @@ class VaultProvider:
     async def mint(self, source: Source, parent: Parent) -> Reading:
         """Return what the engine makes for one asker. Raises: as `Leasing.mint`."""
         return await self._belief.run(source, lambda mount, source: self._engines.mint(mount, source, parent))
+
+    async def left_behind(self, source: Source, *, created: float, known: AbstractSet[str]) -> Sequence[str]:
+        """Return the handles of certificates that were issued then. Raises: as `Leasing.left_behind`."""
+        issued = await self._issued.around(source, created=created)
+        unknown = [certificate.handle for certificate in issued if certificate.handle not in known]
+        return [handle for handle in unknown if await self._leases.lives(handle)]
 
     async def renew(self, grip: Grip, *, seconds: float) -> Extension:
         """Ask for `seconds` of life from now. Raises: as `Leasing.renew`."""

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from broker.providers.vault.logins.settings import AuthSettings
 from broker.providers.vault.proxy import ProxySettings
 from broker.providers.vault.request import Patience
-from broker.providers.vault.section import Seconds, Section, StoreName, namespace_of
+from broker.providers.vault.section import MountPath, Seconds, Section, StoreName, namespace_of
 from broker.providers.vault.trust import ClientCertificateSettings, Pin, key_of
 
 _PINS_AT_LEAST: Final = 2
@@ -80,6 +80,11 @@ class VaultSettings(Section):
         default=None,
         description="Token role of the store under whose tokens credentials are minted, so that none outlives a crash "
         "unknown; see docs/how-to/dynamic-credentials.md. By default they hang on the broker's own token.",
+    )
+    own_pki_mounts: tuple[MountPath, ...] = Field(
+        default=(),
+        description="Mounts of PKI engines that issue certificates to this broker alone. What was issued when it was "
+        "killed, and it does not know, is looked for there and revoked; see docs/how-to/dynamic-credentials.md.",
     )
     connect_seconds: Seconds = Field(default=3.0, description="Time for a connection, with its look-up and handshake.")
     read_seconds: Seconds | None = Field(

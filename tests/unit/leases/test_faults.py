@@ -5,7 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from broker.errors import LeaseLimitError, SecretUnusableError, SourceUnavailableError, StateUnavailableError
+from broker.errors import (
+    LeaseLimitError,
+    SecretUnusableError,
+    SourceUnavailableError,
+    StateUnavailableError,
+    UpstreamDeniedError,
+)
 from broker.fair_queue import FairQueue
 from broker.leases.record import LeaseReason, LeaseState
 from broker.providers.base import Grip, UnusableMintError
@@ -206,4 +212,94 @@ async def test_what_was_made_and_can_not_be_handed_out_is_revoked_until_that_suc
     assert (row.state, row.handle, bool(row.parent)) == (LeaseState.REVOKING, lease.handle, hangs)
     del desk.mint.fails["revoke"]
     await desk.work(300)
+    assert desk.mint.leases == desk.state.rows == {}
+
+
+async def test_a_mint_without_an_answer_is_given_time_to_end_before_what_it_hangs_on_does(desk: Desk) -> None:
+    """A store that is still at it when the parent is revoked makes a lease that nothing hangs on."""
+    desk.mint.fails["mint"] = AWAY
+    with pytest.raises(SourceUnavailableError):
+        await desk.get()
+    await desk.work(29)
+    assert len(desk.mint.parents) == 1
+    await desk.work(1)
+    assert desk.mint.parents == set()
+    assert desk.state.rows == {}
+
+
+async def test_what_hangs_in_its_making_is_revoked_at_the_stop_all_the_same(desk: Desk) -> None:
+    desk.mint.fails["mint"] = AWAY
+    with pytest.raises(SourceUnavailableError):
+        await desk.get()
+    await desk.leases.aclose()
+    assert desk.mint.parents == set()
+
+
+@pytest.mark.parametrize("has_parent", [True, False])
+async def test_what_a_mint_without_an_answer_has_made_is_looked_for_and_revoked(desk: Desk, has_parent: bool) -> None:
+    desk.mint.has_parent = has_parent
+    await desk.get("spiffe://prod.example/other")
+    [known] = desk.mint.leases
+    desk.mint.fails["mint"] = AWAY
+    with pytest.raises(SourceUnavailableError):
+        await desk.get()
+    desk.mint.leases["made"] = desk.clock.now() + HOUR
+    desk.mint.found = [known, "made"]
+    await desk.work(30)
+    assert list(desk.mint.leases) == [known], "what another identity got is known"
+    assert len(desk.state.rows) == 1
+
+
+async def test_each_of_two_that_were_cut_off_takes_one_of_what_was_found(desk: Desk) -> None:
+    for name in ("lease_a", "lease_b"):
+        desk.state.rows[name] = fake_lease(id=name, state=LeaseState.MINTING, handle="", parent="")
+    desk.mint.found = ["first", "second"]
+    desk.mint.leases = dict.fromkeys(desk.mint.found, desk.clock.now() + HOUR)
+    await desk.restart().open()
+    await desk.work()
+    await desk.work()
+    assert desk.mint.leases == desk.state.rows == {}
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_what_was_found_is_durable_before_it_is_revoked(desk: Desk, broken: bool) -> None:
+    desk.state.rows["lease_a"] = fake_lease(state=LeaseState.MINTING, handle="", parent="")
+    desk.mint.found, desk.mint.leases = ["made"], {"made": desk.clock.now() + HOUR}
+    await desk.restart().open()
+    desk.state.broken = broken
+    handles: list[str] = []
+    desk.mint.before = lambda _call: handles.extend(row.handle for row in desk.state.rows.values())
+    await desk.work()
+    assert handles == ([] if broken else ["made"])
+    desk.state.broken = False
+    await desk.work(300)
+    assert desk.state.rows == {}
+
+
+async def test_a_store_that_lets_nobody_look_is_told_of_and_the_rest_is_done(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def denies(_source: Source, **_: object) -> list[str]:
+        raise UpstreamDeniedError("the store denies it")
+
+    desk.state.rows["lease_a"] = fake_lease(state=LeaseState.MINTING, handle="", parent="parent-1")
+    desk.mint.parents.add("parent-1")
+    desk.mint.left_behind = denies  # type: ignore[method-assign]
+    await desk.restart().open()
+    await desk.work()
+    assert "lease_not_looked_for" in caplog.text
+    assert desk.mint.parents == set()
+    assert desk.state.rows == {}
+
+
+async def test_a_mint_that_the_stop_cuts_off_is_looked_for_as_after_a_crash(desk: Desk) -> None:
+    desk.settings = replace(desk.settings, stop_seconds=0.2)
+    desk.restart()
+    desk.mint.gate = asyncio.Event()
+    asking = asyncio.create_task(desk.get())
+    await until(lambda: "mint" in desk.mint.calls)
+    desk.mint.leases["made"] = desk.clock.now() + HOUR
+    desk.mint.found = ["made"]
+    await desk.leases.aclose()
+    await asyncio.gather(asking, return_exceptions=True)
     assert desk.mint.leases == desk.state.rows == {}

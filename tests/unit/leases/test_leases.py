@@ -455,7 +455,7 @@ async def test_a_mint_that_fails_leaves_nothing_behind(desk: Desk, error: FetchE
     desk.mint.fails["mint"] = error
     with pytest.raises(type(error)):
         await desk.get()
-    await desk.work()
+    await desk.work(30)
     assert desk.mint.calls.count("revoke") == revokes
     assert desk.state.rows == {}
     assert desk.count("mint_failed") == 1
