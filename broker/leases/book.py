@@ -4,17 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, ReferenceRecord
 from broker.clock import Clock
-from broker.errors import AuditUnavailableError, StateUnavailableError, UpstreamDeniedError
+from broker.errors import AuditUnavailableError, StateUnavailableError
 from broker.identity import IdentityKind, PeerIdentity
 from broker.leases.agenda import Agenda
+from broker.leases.events import LeaseEvents
 from broker.leases.held import Held, LeaseKey
 from broker.leases.record import Holder, LeaseReason, LeaseRecord, LeaseState, LeaseStore, new_lease_id
 from broker.leases.settings import LeaseSettings
 from broker.logs import EventLogger
-from broker.series.upstream import LeaseSeries
-from broker.source_words import SourceWords
 
 _LOG: Final = EventLogger("broker.leases")
 # A list names what it revoked for a while after that has ended, and nobody revokes it later.
@@ -23,15 +21,17 @@ _LET_GO_SECONDS: Final = 3600.0
 
 
 class LeaseBook:
-    """Keep the leases and the moments at which something has to happen to them."""
+    """Keep the leases and the moments at which something has to happen to them.
 
-    def __init__(
-        self, *, store: LeaseStore, trail: EventSink, metrics: LeaseSeries, clock: Clock, settings: LeaseSettings
-    ) -> None:
+    Attributes:
+        events: Where what happens to them is told.
+
+    """
+
+    def __init__(self, *, store: LeaseStore, events: LeaseEvents, clock: Clock, settings: LeaseSettings) -> None:
         """Keep the collaborators; `open` reads what an earlier process has left."""
         self._store = store
-        self._trail = trail
-        self._metrics = metrics
+        self.events = events
         self._clock = clock
         self._settings = settings
         self._held: dict[str, Held] = {}
@@ -157,7 +157,7 @@ class LeaseBook:
         if held.record.state is LeaseState.LIVE:
             self._live[key] = held
         self._count()
-        await self._tell(held, "minted")
+        await self.events.tell(held.record, "minted")
 
     def _end_of_overlap(self, held: Held) -> float:
         now = self._clock.now()
@@ -190,7 +190,7 @@ class LeaseBook:
 
     async def extend(self, held: Held) -> None:
         """Keep a later end of `held`; that it can't be made durable costs nothing but the order of a clean-up."""
-        self._metrics.lease(provider=held.record.provider, event="renewed")
+        self.events.count(held.record, "renewed")
         try:
             await self._store.keep_leases([held.record])
         except StateUnavailableError as error:
@@ -241,20 +241,9 @@ class LeaseBook:
         try:
             await self._store.forget_lease(held.record.id)
             if event:
-                await self._tell(held, event)
+                await self.events.tell(held.record, event)
         except (StateUnavailableError, AuditUnavailableError) as error:
             _LOG.error("lease_not_kept", lease=held.record.id, reason=error.detail)
-
-    async def tell_denied(self, held: Held, denial: UpstreamDeniedError) -> None:
-        """Put on record that the back end does not let the broker revoke `held`, which goes on being valid."""
-        try:
-            await self._tell(held, "revoke_denied", outcome=Outcome.FAILURE, words=denial.words)
-        except AuditUnavailableError as error:
-            _LOG.error("lease_not_on_record", lease=held.record.id, reason=error.detail)
-
-    def failed(self, held: Held, event: str) -> None:
-        """Count something that failed: mint_failed, renew_failed or revoke_failed."""
-        self._metrics.lease(provider=held.record.provider, event=event)
 
     def remind(self, held: Held, moment: float) -> None:
         """Let `due` return `held` from the steady time `moment` on, and at no other."""
@@ -289,22 +278,4 @@ class LeaseBook:
         held.reading = held.answered = None
 
     def _count(self) -> None:
-        self._metrics.leases_active(len(self._live))
-
-    async def _tell(
-        self, held: Held, event: str, *, outcome: Outcome = Outcome.SUCCESS, words: SourceWords | None = None
-    ) -> None:
-        record = held.record
-        self._metrics.lease(provider=record.provider, event=event)
-        await self._trail.append(
-            AuditEvent(
-                kind=EventKind.LEASE,
-                outcome=outcome,
-                identity=record.identity,
-                reason=event,
-                references=(
-                    ReferenceRecord(reference=record.source, status=event, reason=record.reason.value, words=words),
-                ),
-                details={"lease": record.id},
-            )
-        )
+        self.events.leases_active(len(self._live))

@@ -118,7 +118,7 @@ class Chores:
         except SecretMissingError:
             await self._lose(held)
         except FetchError as error:
-            self._book.failed(held, "renew_failed")
+            self._book.events.count(held.record, "renew_failed")
             if held.record.state is LeaseState.LIVE:
                 self._not_renewed(held, error, began=began)
         else:
@@ -169,7 +169,7 @@ class Chores:
             held.attempts += 1
             self._book.remind(held, self._clock.monotonic() + _pause(held.attempts))
         except FetchError as error:
-            self._book.failed(held, "revoke_failed")
+            self._book.events.count(held.record, "revoke_failed")
             if isinstance(error, UpstreamDeniedError) and record.expires < self._clock.now():
                 await self._book.forget(held, "ended")
                 return
@@ -179,7 +179,7 @@ class Chores:
                     "lease_not_revoked", lease=record.id, reason=error.detail, said=said, effect="it is tried again"
                 )
             if isinstance(error, UpstreamDeniedError) and not isinstance(held.failure, UpstreamDeniedError):
-                await self._book.tell_denied(held, error)
+                await self._book.events.tell_denied(record, error)
             held.failure = error
             held.attempts += 1
             self._book.remind(held, self._clock.monotonic() + _pause(held.attempts))

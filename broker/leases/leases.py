@@ -11,6 +11,7 @@ from broker.errors import LeaseUnknownError
 from broker.fair_queue import FairQueues
 from broker.identity import PeerIdentity
 from broker.leases.book import LeaseBook
+from broker.leases.events import LeaseEvents
 from broker.leases.held import Asker
 from broker.leases.minting import Minting
 from broker.leases.record import LeaseReason, LeaseRecord, LeaseState, LeaseStore
@@ -41,7 +42,9 @@ class Leases:
     ) -> None:
         """Keep the collaborators; `open` comes first."""
         self._settings = settings
-        self._book = LeaseBook(store=store, trail=trail, metrics=metrics, clock=clock, settings=settings)
+        self._book = LeaseBook(
+            store=store, events=LeaseEvents(trail=trail, metrics=metrics), clock=clock, settings=settings
+        )
         standing = Standing(book=self._book, grounds=grounds, clock=clock)
         self._upkeep = Upkeep(book=self._book, providers=providers, standing=standing, clock=clock, queues=queues)
         self._minting = Minting(

@@ -271,7 +271,7 @@ class Minting:
 
     async def _abandon(self, held: Held, error: FetchError) -> None:
         """Leave nothing behind of a mint that gave nothing."""
-        self._book.failed(held, "mint_failed")
+        self._book.events.count(held.record, "mint_failed")
         nothing = isinstance(error, SecretMissingError | UpstreamDeniedError)
         if held.record.handle:
             await self._book.withdraw(held, LeaseReason.ABANDONED)

@@ -10,11 +10,12 @@ from broker.errors import FetchError, SecretMissingError, SourceMintsError, Sour
 from broker.providers.base import Grip, Parent
 from broker.providers.vault import issued
 from broker.reference import parse
+from tests.lease_desk import Desk
 from tests.leasing import LEASE_RULES, MINTER_RULES, SEEING_RULES
 from tests.openbao import OpenBao
 from tests.postgres import PostgreSQL, postgres
 from tests.relays import Relay, relaying
-from tests.vaults import closing, private, provider_of
+from tests.vaults import Seen, closing, private, provider_of
 
 __all__ = ["closing", "postgres"]
 
@@ -128,6 +129,24 @@ async def test_what_hangs_on_a_token_that_can_live_no_longer_is_replaced_before_
     assert extension.seconds <= 100
     assert extension.capped, "the lease could live on, and ends with its token"
     await provider.revoke(grip)
+
+
+async def test_a_clock_that_is_ahead_by_more_than_the_life_of_a_certificate_makes_no_other_for_each_who_asks(
+    store: OpenBao, tmp_path: Path
+) -> None:
+    token = private(tmp_path / "token", store.token("minter", "leaser"))
+    ahead = Seen()
+    now = ahead.now
+    ahead.now = lambda: now() + 7200  # type: ignore[method-assign]  # As somebody has set it.
+    provider = provider_of(store.address, {"token_file": str(token)}, seen=ahead)
+    desk = Desk(ahead)
+    desk.mint = provider  # type: ignore[assignment]  # The real one.
+    desk.restart()
+    first = await desk.get(source=CERTIFICATE)
+    assert first.lease is not None
+    assert 3500 < first.lease.expires_at - ahead.now() <= 3600
+    assert (await desk.get(source=CERTIFICATE)).lease == first.lease
+    await desk.leases.aclose()
 
 
 async def test_certificates_are_found_by_name_and_time_in_the_mounts_that_issue_to_this_broker_alone(

@@ -1,20 +1,36 @@
 """Certificates of the store's PKI, which have no lease there by default: revoked and looked at by serial number."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cryptography import x509
 from hvac.utils import format_url
 
 from broker.errors import MissingPart, SecretMissingError, UpstreamDeniedError
 from broker.providers.vault.answers import BAD_REQUEST, NOT_FOUND, StoreAnswerError, bad_answer, unavailable
 
 _SERIAL: Final = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){0,31}")
+# The engine dates certificates back by so much, unless its role says otherwise.
+DATED_BACK_SECONDS: Final = 30.0
 # No lease of the store has a question mark in its name.
 _MARK: Final = "?serial_number="
 
 Call = Callable[[Callable[[Any], Awaitable[Any]]], Awaitable[dict[str, Any]]]
+
+
+def life_of(data: Mapping[str, Any], *, now: float) -> float:
+    """Return the seconds that a certificate lives which a PKI engine has just issued; 0 when nobody can tell."""
+    try:
+        ends = float(data["expiration"])
+        if ends > now:
+            return ends - now
+        # A certificate that has ended at its birth: the two clocks are apart, and it knows its own life.
+        begins = x509.load_pem_x509_certificate(data["certificate"].encode()).not_valid_before_utc.timestamp()
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return 0.0
+    return max(0.0, ends - begins - DATED_BACK_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

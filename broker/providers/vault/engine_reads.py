@@ -7,7 +7,7 @@ from broker.clock import Clock
 from broker.errors import FetchError, MissingPart, SecretMissingError, SourceMintsError
 from broker.providers.base import Parent, UnusableMintError
 from broker.providers.vault.answers import NO_CONTENT, StoreAnswerError, bad_answer
-from broker.providers.vault.certificates import Certificate
+from broker.providers.vault.certificates import Certificate, life_of
 from broker.providers.vault.documents import reading_of, reading_of_bytes, seconds_of
 from broker.providers.vault.engines import EngineCall, call_of, check_heeded, engine_error
 from broker.providers.vault.leasing import StoreLeases
@@ -75,7 +75,7 @@ class EngineReads:
             if lease is not None:
                 raise UnusableMintError(lease=lease, reason=error) from None
             raise
-        ends = document["data"].get("expiration") if mount.kind == "pki" else None
+        ends = document["data"].get("expiration") if mount.kind == "pki" and lease is None else None
         return replace(reading, lease=lease, not_after=None if ends is None else seconds_of(ends))
 
     def _certificate_of(self, document: dict[str, Any], mount: Mount) -> Lease | None:
@@ -84,7 +84,7 @@ class EngineReads:
         certificate = Certificate.issued(mount.path, data) if mount.kind == "pki" else None
         if certificate is None:
             return None
-        seconds = max(0.0, seconds_of(data.get("expiration")) - self._clock.now())
+        seconds = life_of(data, now=self._clock.now())
         return Lease(handle=certificate.handle, seconds=seconds, renewable=False, hangs=False)
 
 

@@ -7,13 +7,11 @@ from typing import Any, Final
 from hvac.utils import format_url
 
 from broker.providers.vault.answers import NOT_FOUND, StoreAnswerError, bad_answer, unavailable
-from broker.providers.vault.certificates import Certificate
+from broker.providers.vault.certificates import DATED_BACK_SECONDS, Certificate
 from broker.providers.vault.questions import Questions
 from broker.reference import Source
 
 _PAGE: Final = 1000
-# The engine dates certificates back by so much, unless its role says otherwise.
-_DATED_BACK_SECONDS: Final = 30.0
 # How far the two clocks may be apart, and how long the engine may take.
 _AROUND_SECONDS: Final = 60.0
 
@@ -37,8 +35,8 @@ class IssuedCertificates:
         name = dict(source.parameters).get("common_name")
         if not slash or name is None or mount not in self._mounts:
             return ()
-        earliest = created - _DATED_BACK_SECONDS - _AROUND_SECONDS
-        latest = created - _DATED_BACK_SECONDS + _AROUND_SECONDS
+        earliest = created - DATED_BACK_SECONDS - _AROUND_SECONDS
+        latest = created - DATED_BACK_SECONDS + _AROUND_SECONDS
         found: list[Certificate] = []
         after = ""
         while True:
