@@ -17,7 +17,7 @@ class ConnectionSeries:
         # outcome: ok, or a handshake reason of `web/tls.py`.
         self._handshakes = Counter("broker_handshakes", "TLS handshakes of agents.", ["outcome"], registry=registry)
         self._connections = Gauge("broker_connections", "Open connections of agents.", registry=registry)
-        self._gave_way = Counter(
+        self._connections_gave_way = Counter(
             "broker_connections_gave_way",
             "Idle connections of agents that were ended because another waited for a place.",
             registry=registry,
@@ -46,7 +46,7 @@ class ConnectionSeries:
 
     def connection_gave_way(self) -> None:
         """Count one idle connection that was ended for another."""
-        self._gave_way.inc()
+        self._connections_gave_way.inc()
 
     def connections_from(self, count: Callable[[], int]) -> None:
         """State the open connections, asked of `count` whenever somebody looks: they end without a word."""

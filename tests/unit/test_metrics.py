@@ -1,6 +1,9 @@
 """The series: which begin at zero, and what they say when there is nothing to say."""
 
 import math
+from collections import Counter
+
+from prometheus_client import CollectorRegistry
 
 from broker.audit.event import EventKind
 from broker.metrics import Metrics, Outlook
@@ -39,6 +42,13 @@ def test_counters_begin_at_zero_so_that_a_rate_sees_their_first_increase() -> No
     assert value(metrics, "broker_policy_reloads_total", outcome="refused") == 0
     assert value(metrics, "broker_configuration_reloads_total", part="client_trust", outcome="refused") == 0
     assert value(metrics, "broker_configuration_reloads_total", part="policy", outcome="refused") is None
+
+
+def test_no_area_takes_the_name_of_another_ones_series() -> None:
+    """All of them are bases of one object, where the last of a name would count for both."""
+    areas = [area(CollectorRegistry()) for area in Metrics.__bases__]
+    taken = Counter(name for area in areas for name in vars(area))
+    assert [name for name, areas_of_it in taken.items() if areas_of_it > 1] == []
 
 
 def test_every_label_value_is_one_of_a_closed_set() -> None:
