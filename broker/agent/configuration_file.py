@@ -5,18 +5,14 @@ for a program that asks the broker itself; it is found by its scheme, outside of
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from broker.agent.template import TemplateInvalidError, place_of, scan
 from broker.errors import MalformedReferenceError
 from broker.reference import Reference, parse
 
-STANDARD_INPUT: Final = Path("-")
-_MAX_BYTES: Final = 1024 * 1024
 # Before it nothing that makes it the end of a word, a path or an address; `env:` and `file:` are words of other
 # languages too, so they need a name and an absolute path behind them.
 _BARE: Final = re.compile(r"(?<![\w/$.:{-])(?:(?:vault|bao):|env:(?=[A-Z_])|file:(?=/(?!/)))[^\s\"'`,;\])}]+")
@@ -32,32 +28,6 @@ class Mention:
     line: int
     column: int
     is_bare: bool
-
-
-def read_text(file: Path) -> str:
-    """Return the text of `file`, or of standard input for `-`.
-
-    Raises:
-        TemplateInvalidError: It can't be read, is too large, or is not UTF-8; names it.
-
-    """
-    try:
-        if file == STANDARD_INPUT:
-            data = sys.stdin.buffer.read(_MAX_BYTES + 1)
-        else:
-            with file.open("rb") as handle:
-                data = handle.read(_MAX_BYTES + 1)
-        text = data.decode("utf-8")
-    except OSError as error:
-        message = f"{file}: {error.strerror}"
-        raise TemplateInvalidError(message) from None
-    except UnicodeDecodeError:
-        message = f"{file}: is not UTF-8"
-        raise TemplateInvalidError(message) from None
-    if len(data) > _MAX_BYTES:
-        message = f"{file}: is larger than {_MAX_BYTES} bytes"
-        raise TemplateInvalidError(message)
-    return text
 
 
 def mentions(text: str) -> Iterator[Mention]:

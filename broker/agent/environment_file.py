@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from broker.agent.template import SCHEMES, Template, TemplateInvalidError, parse_template
+from broker.agent.text_file import read_text
 from broker.errors import MalformedReferenceError
 from broker.reference import parse
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_MAX_BYTES: Final = 1024 * 1024
 
 
 def read_environment_file(file: Path) -> dict[str, Template]:
@@ -22,21 +22,8 @@ def read_environment_file(file: Path) -> dict[str, Template]:
         TemplateInvalidError: The file can't be read, or a line of it is no NAME=TEXT; names the line.
 
     """
-    try:
-        with file.open("rb") as handle:
-            data = handle.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            message = f"{file}: is larger than {_MAX_BYTES} bytes"
-            raise TemplateInvalidError(message)
-        text = data.decode("utf-8")
-    except OSError as error:
-        message = f"{file}: {error.strerror}"
-        raise TemplateInvalidError(message) from None
-    except UnicodeDecodeError:
-        message = f"{file}: is not UTF-8"
-        raise TemplateInvalidError(message) from None
     found: dict[str, Template] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         stripped = line.removesuffix("\r").strip(" \t")
         if not stripped or stripped.startswith("#"):
             continue

@@ -5,13 +5,12 @@ import base64
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from broker import written_json
 from broker.agent.answer import Answer
 from broker.agent.client import BrokerClient
 from broker.agent.refusal import say, say_refused, say_waiting
-from broker.agent.secret_file import MODES, write_secret_file
+from broker.agent.secret_file import add_output_arguments, write_secret_file
 from broker.agent.settings import ClientSettingsError, add_client_arguments, client_settings
 from broker.errors import BrokerError, MalformedReferenceError
 from broker.grammar import PREVIOUS, VAULT
@@ -35,18 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print a JSON object, reference to value; binary values as base64"
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="write to FILE instead: in one step, only when that changes it, and not at all when one is refused",
-    )
-    parser.add_argument(
-        "--mode",
-        choices=MODES,
-        default="0600",
-        help="mode of FILE from its first byte (%(default)s); the group is for an fsGroup or a setgid directory",
-    )
+    add_output_arguments(parser)
     add_client_arguments(parser)
     parser.epilog = (
         "One reference prints its value alone, byte for byte; several print a JSON object.\n"

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from broker.agent.configuration_file import Mention, mentions, read_text
+from broker.agent.configuration_file import Mention, mentions
 from broker.agent.refusal import EXIT_BAD_FILE
 from broker.agent.template import TemplateInvalidError
+from broker.agent.text_file import read_argument
 
 # Raised when a field is removed or means something else; new fields don't count.
 JSON_SCHEMA: Final = 1
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _mentions(file: Path) -> Sequence[Mention]:
     try:
-        return sorted(mentions(read_text(file)), key=lambda mention: (mention.line, mention.column))
+        return sorted(mentions(read_argument(file)), key=lambda mention: (mention.line, mention.column))
     except TemplateInvalidError as error:
         return [Mention(reference=None, fault=error.detail.removeprefix(f"{file}: "), line=0, column=0, is_bare=False)]
 

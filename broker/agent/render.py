@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 from broker.agent.client import BrokerClient
-from broker.agent.configuration_file import mentions, read_text
+from broker.agent.configuration_file import mentions
 from broker.agent.refusal import EXIT_BAD_FILE, say, say_waiting
-from broker.agent.secret_file import MODES, write_secret_file
+from broker.agent.secret_file import add_output_arguments, write_secret_file
 from broker.agent.settings import add_client_arguments, client_settings
 from broker.agent.template import Template, TemplateInvalidError, parse_template
+from broker.agent.text_file import read_argument
 from broker.errors import BrokerError
 from broker.secret import SecretValue
 
@@ -18,18 +19,7 @@ from broker.secret import SecretValue
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("template", type=Path, metavar="FILE", help="text with ${reference} in it; - is standard input")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="write to FILE instead: in one step, only when that changes it, and not at all when one is refused",
-    )
-    parser.add_argument(
-        "--mode",
-        choices=MODES,
-        default="0600",
-        help="mode of FILE from its first byte (%(default)s); the group is for an fsGroup or a setgid directory",
-    )
+    add_output_arguments(parser)
     parser.add_argument(
         "--keep-bare",
         action="store_true",
@@ -73,7 +63,7 @@ def _template(file: Path, *, keep_bare: bool) -> Template:
         TemplateInvalidError: It can't be read or filled; names file, line and column.
 
     """
-    text = read_text(file)
+    text = read_argument(file)
     for mention in () if keep_bare else mentions(text):
         # Left as it is, it would be taken for the secret by a program that knows no references.
         if mention.is_bare:

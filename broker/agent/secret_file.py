@@ -1,5 +1,6 @@
 """Write a secret to a file that readers see whole or not at all, with its mode from the first byte."""
 
+import argparse
 import stat
 from pathlib import Path
 from typing import Final
@@ -7,7 +8,23 @@ from typing import Final
 from broker.agent.settings import ClientSettingsError
 from broker.whole_file import replace_whole
 
-MODES: Final = ("0400", "0440", "0600", "0640")
+_MODES: Final = ("0400", "0440", "0600", "0640")
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare where to write, and with which mode."""
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write to FILE instead: in one step, only when that changes it, and not at all when one is refused",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=_MODES,
+        default="0600",
+        help="mode of FILE from its first byte (%(default)s); the group is for an fsGroup or a setgid directory",
+    )
 
 
 def write_secret_file(file: Path, data: bytes, *, mode: int) -> bool:
