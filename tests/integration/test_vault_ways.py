@@ -335,8 +335,10 @@ async def test_a_request_that_may_mint_is_not_sent_elsewhere_on_the_word_of_a_pr
         provider = scripted_provider(tmp_path, one.address, two.address)
         response = await provider._transport.send(StoreRequest(method="GET", path=path, headers={}))
         assert (response.status, one.count(path), two.count(path)) == (int(status[:3]), 1, 0)
+        await provider.aclose()
         # What the store itself says it has not done may be asked of another address.
         one.answers[path] = answer({"errors": ["Vault is sealed"]}, status=status)
+        provider = scripted_provider(tmp_path, one.address, two.address)
         response = await provider._transport.send(StoreRequest(method="GET", path=path, headers={}))
         assert (response.status, one.count(path), two.count(path)) == (200, 2, 1)
         await provider.aclose()
@@ -377,6 +379,56 @@ async def test_logins_whose_tokens_are_refused_are_repeated_at_a_growing_pace(tm
                 await provider.fetch(parse(f"vault:{path}#v").source)
             seen.advance(1.0)
         assert 3 <= one.count("/v1/auth/approle/login") <= 25
+        await provider.aclose()
+
+
+PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 13\r\nConnection: close\r\n\r\n<html></html>"
+
+
+async def test_an_address_where_a_page_answers_for_the_store_is_left_for_another(tmp_path: Path) -> None:
+    async with script() as one, script() as two:
+        good = one.answers
+        provider = scripted_provider(tmp_path, one.address, two.address, probe_seconds=0.1, return_seconds=0.2)
+        assert await value(provider) == "scripted"
+        one.answers = dict.fromkeys(good, PAGE)
+        assert [await value(provider) for _ in range(3)] == ["scripted"] * 3
+        assert one.count("/v1/secret/data/way") == 2, "it is asked no more"
+        await provider.ping()
+        asked = one.count("/v1/sys/health")
+        await until(lambda: one.count("/v1/sys/health") > asked + 3)
+        assert await value(provider) == "scripted"
+        assert one.count("/v1/secret/data/way") == 2, "a page is no sign of health"
+        one.answers = good
+        await until(lambda: provider._transport._addresses._current == one.address)
+        await provider.aclose()
+
+
+async def test_a_node_that_can_not_write_its_audit_log_is_left_for_another(tmp_path: Path) -> None:
+    async with script() as one, script() as two:
+        provider = scripted_provider(tmp_path, one.address, two.address)
+        assert await value(provider) == "scripted"
+        # Its health is as good as ever.
+        stopped = answer({"errors": ["internal error"]}, status="500 Internal Server Error")
+        one.answers = {path: text if path == "/v1/sys/health" else stopped for path, text in one.answers.items()}
+        assert [await value(provider) for _ in range(3)] == ["scripted"] * 3
+        assert one.count("/v1/secret/data/way") == 2
+        await provider.aclose()
+
+
+async def test_a_login_that_a_page_answers_goes_to_another_address_the_next_time(tmp_path: Path) -> None:
+    login = "/v1/auth/approle/login"
+    async with script() as one, script() as two:
+        one.answers[login] = PAGE
+        two.answers[login] = answer({"auth": {"client_token": "s.new", "lease_duration": 3600, "renewable": False}})
+        seen = Seen()
+        file = private(tmp_path / "secret_id", "x")
+        auth = {"approle": {"role_id": "r", "secret_id_file": str(file)}}
+        provider = provider_of([one.address, two.address], auth, seen=seen)
+        with pytest.raises(SourceUnavailableError, match="not what Vault or OpenBao says"):
+            await value(provider)
+        seen.advance(20)
+        assert await value(provider) == "scripted"
+        assert (one.count(login), two.count(login)) == (1, 1)
         await provider.aclose()
 
 

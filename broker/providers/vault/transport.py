@@ -188,9 +188,10 @@ class StoreTransport:
         if response.is_redirect:
             listed = self._addresses.listed(response.location)
             return response if listed in {None, address} else await self._send_once(str(listed), request)
-        if response.is_outage and (response.was_not_processed or request.may_repeat):
+        if response.is_failure(request):
             other = await self._addresses.leave(address)
-            return response if other is None else await self._send_once(other, request)
+            if other is not None and (response.was_not_processed or request.may_repeat):
+                return await self._send_once(other, request)
         return response
 
     async def prefer_active(self) -> None:
@@ -207,7 +208,8 @@ class StoreTransport:
             response = await self._send_once(address, _HEALTH)
         except (SourceUnavailableError, SecretUnusableError):
             return Health.DOWN
-        return _HEALTHS.get(response.status, Health.DOWN)
+        # A page of something before the store has the status of a healthy one.
+        return _HEALTHS.get(response.status, Health.DOWN) if isinstance(response.document, dict) else Health.DOWN
 
     async def _send_once(self, address: str, request: StoreRequest) -> StoreResponse:
         reserved = request.is_reserved
