@@ -200,3 +200,14 @@ def _digest(data: bytes) -> str:
 
 def _refusal(reason: IdentityRefusedReason, what: str) -> IdentityRefusedError:
     return IdentityRefusedError(f"the client certificate {what}", reason=reason)
+
+
+def identity_named(name: str) -> PeerIdentity:
+    """Return an identity by its name alone, to ask a policy about; no certificate stands behind it."""
+    if name.startswith("spiffe://"):
+        kind = IdentityKind.SPIFFE
+    elif name.startswith("sha256:"):
+        kind = IdentityKind.FINGERPRINT
+    else:
+        kind, name = IdentityKind.DNS, name.lower()
+    return PeerIdentity(kind=kind, name=name, thumbprint="", not_before=0.0, not_after=0.0)

@@ -53,7 +53,7 @@ VERBS: Final = (
     Verb("config", "show the settings in effect, and what set each of them", "broker.cli.config"),
     Verb("health", "ask the broker of this machine whether it is ready", "broker.cli.health"),
     Verb("pki", "make certificates for development and small set-ups", "broker.cli.pki"),
-    Verb("policy", "check a policy, or explain a decision", "broker.cli.policy"),
+    Verb("policy", "check, test or review a policy, or explain a decision", "broker.cli.policy"),
     Verb("audit", "search and verify the audit trail", "broker.cli.audit"),
     Verb(
         "leases", "list the credentials that stores have made for identities, and take them back", "broker.cli.leases"

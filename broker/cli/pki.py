@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 from typing import Final
 
+from broker.errors import SettingsInvalidError
 from broker.pki.authority import Made, create_authority, issue_certificate
 from broker.pki.revocation import write_revocation_list
+from broker.whole_file import replace_whole
 
 EXIT_DONE: Final = 0
 _AUTHORITY_DAYS: Final = 3650
@@ -24,6 +26,7 @@ examples:
   broker pki issue broker --dir pki --server --dns localhost --ip 127.0.0.1
   broker pki issue shipper --dir pki --agent --spiffe spiffe://prod.example/logflux/shipper
   broker pki revoke --dir pki pki/shipper.crt      # the next ca.crl, with this certificate in it
+  broker pki revoke --dir pki pki/shipper.crt --publish /etc/logflux-broker/tls/agents.crl
   broker pki revoke --dir pki                      # the next ca.crl, before the last one ends
 """
 
@@ -37,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _common(authority, days=_AUTHORITY_DAYS)
     revoke = commands.add_parser("revoke", help="write the authority's next revocation list, DIR/ca.crl")
     revoke.add_argument("certificates", nargs="*", type=Path, metavar="FILE", help="certificates to add to it")
+    revoke.add_argument(
+        "--publish",
+        type=Path,
+        metavar="FILE",
+        help="also put the list there in one step: the broker's tls.client_crl, when this is its one authority",
+    )
     _common(revoke, days=_LIST_DAYS, keys=False)
     leaf = commands.add_parser("issue", help="issue a certificate for the broker or for an agent")
     leaf.add_argument("name", metavar="NAME", help="name of the files, NAME.crt and NAME.key, and its common name")
@@ -64,6 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
             "revoked": str(listed.revoked),
             "not_after": f"{listed.not_after:%Y-%m-%dT%H:%M:%SZ}",
         }
+        if arguments.publish is not None:
+            _publish(listed.file, arguments.publish)
+            report["published"] = str(arguments.publish)
         _print(report, as_json=arguments.json)
         return EXIT_DONE
     if arguments.pki_command == "init":
@@ -83,6 +95,15 @@ def run(arguments: argparse.Namespace) -> int:
         )
     _print(_report(made), as_json=arguments.json)
     return EXIT_DONE
+
+
+def _publish(file: Path, place: Path) -> None:
+    try:
+        # A list is signed and no secret; whoever runs the broker has to be able to read it.
+        replace_whole(place, [file.read_bytes()], mode=0o644)
+    except OSError as error:
+        message = f"{place}: {error.strerror}; the new list is in {file}, and the broker does not have it: put it there"
+        raise SettingsInvalidError(message) from None
 
 
 def _print(report: dict[str, str], *, as_json: bool) -> None:

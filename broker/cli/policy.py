@@ -4,15 +4,18 @@ import argparse
 import json
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Final
 
+from broker.cli.policy_expectations import add_test_arguments, run_test
+from broker.cli.policy_hint import hint_for
+from broker.cli.policy_review import add_review_arguments, run_review
 from broker.errors import PolicyInvalidError
-from broker.identity import IdentityKind, PeerIdentity
+from broker.identity import identity_named
 from broker.peer_address import Address
 from broker.policy.decision import Allow, Context, Decision
+from broker.policy.expectations import moment
 from broker.policy.explain import Explanation, Outcome, explain
 from broker.policy_file import load_policy
 from broker.reference import Reference, parse
@@ -24,8 +27,8 @@ EXIT_BAD_FILE: Final = 3
 
 _EPILOG: Final = """\
 exit status:
-  0  the file is good; the reference is allowed
-  1  the reference is denied
+  0  the file is good; the reference is allowed; somebody may read it; every expectation is met
+  1  the reference is denied; nobody may read it; an expectation is not met
   2  the command line is wrong
   3  the file can't be used, or the reference or the scope is malformed
 
@@ -35,6 +38,8 @@ examples:
       --reference 'vault:secret/logflux#api_key'
   broker policy explain --policy p.yaml --identity agent.example --reference '${LOGFLUX_PAT}' \\
       --address 10.1.2.3 --at 2026-01-05T09:00:00Z
+  broker policy review p.yaml --reference 'vault:secret/logflux#api_key'
+  broker policy test --policy p.yaml expectations.yaml
 """
 
 
@@ -57,10 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     why.add_argument("--at", type=_moment, metavar="RFC3339", help="when, such as 2026-01-05T09:00:00Z (now)")
     why.add_argument("--scope", metavar="SCOPE", help="as with a token of this scope (without a token)")
     why.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_review_arguments(commands.add_parser("review", help="show who may read what, by which rule and when"))
+    add_test_arguments(commands.add_parser("test", help="compare a policy with what is expected of it"))
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check or explain.
+    """Do the command.
 
     Raises:
         PolicyInvalidError: The file can't be read or can't be used.
@@ -68,9 +75,15 @@ def run(arguments: argparse.Namespace) -> int:
         ScopeRefusedError: The scope is none.
 
     """
-    if arguments.policy_command == "check":
-        return _check(arguments)
-    return _explain(arguments)
+    match arguments.policy_command:
+        case "check":
+            return _check(arguments)
+        case "review":
+            return run_review(arguments)
+        case "test":
+            return run_test(arguments)
+        case _:
+            return _explain(arguments)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -97,25 +110,16 @@ def _explain(arguments: argparse.Namespace) -> int:
         now=time.time() if arguments.at is None else arguments.at,
         scope=None if arguments.scope is None else parse_scope(arguments.scope),
     )
-    explanation = explain(policy, identity=_identity(arguments.identity), reference=reference, context=context)
+    explanation = explain(policy, identity=identity_named(arguments.identity), reference=reference, context=context)
+    hint = hint_for(policy, explanation, name=arguments.identity, reference=reference)
     if arguments.json:
-        print(
-            json.dumps({"identity": arguments.identity, "reference": reference.text, **_as_json(explanation)}, indent=2)
-        )
+        asked = {"identity": arguments.identity, "reference": reference.text}
+        print(json.dumps({**asked, **_as_json(explanation), "hint": hint}, indent=2))
     else:
         _print(explanation, identity=arguments.identity, reference=reference)
+        if hint:
+            print(f"\nhint: {hint}")
     return EXIT_YES if isinstance(explanation.decision, Allow) else EXIT_NO
-
-
-def _identity(name: str) -> PeerIdentity:
-    if name.startswith("spiffe://"):
-        kind = IdentityKind.SPIFFE
-    elif name.startswith("sha256:"):
-        kind = IdentityKind.FINGERPRINT
-    else:
-        kind, name = IdentityKind.DNS, name.lower()
-    # No certificate stands behind it: policy looks at kind and name only.
-    return PeerIdentity(kind=kind, name=name, thumbprint="", not_before=0.0, not_after=0.0)
 
 
 def _address(text: str) -> Address:
@@ -128,12 +132,10 @@ def _address(text: str) -> Address:
 
 def _moment(text: str) -> float:
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        message = f"no time: {text!r}; write it as 2026-01-05T09:00:00Z"
+        return moment(text)
+    except ValueError as error:
+        message = f"{text!r}: {error}"
         raise argparse.ArgumentTypeError(message) from None
-    # RFC 3339 wants an offset. Without one UTC is meant, as in the policy's hours.
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _as_json(explanation: Explanation) -> dict[str, object]:

@@ -41,8 +41,9 @@ class Policy:
         self.rules = rules
         self.digest = digest
         self.rule_count = len(rules)
-        self._subjects = SubjectIndex(subjects)
-        self._administrators = frozenset(administrators)
+        self.subjects = tuple(subjects)
+        self.administrators = frozenset(administrators)
+        self._subjects = SubjectIndex(self.subjects)
         self._walls: PatternIndex[str] = PatternIndex()
         for environment, patterns in owned.items():
             for pattern in patterns:
@@ -65,7 +66,7 @@ class Policy:
             return [Deny(DenyReason.UNKNOWN_IDENTITY)] * len(references)
         if isinstance(subject, Ambiguous):
             return [Deny(DenyReason.AMBIGUOUS_IDENTITY)] * len(references)
-        if subject.name in self._administrators:
+        if subject.name in self.administrators:
             return [Deny(DenyReason.ADMINISTRATOR)] * len(references)
         effects = Effects(context, environment=subject.environment)
         return [self._case(reference, subject).decide(reference, effects) for reference in references]
@@ -76,7 +77,7 @@ class Policy:
         This is for what it has got already, in circumstances that nobody knows any more. It is no permission.
         """
         subject = self._subjects.find(identity)
-        if not isinstance(subject, Subject) or subject.name in self._administrators:
+        if not isinstance(subject, Subject) or subject.name in self.administrators:
             return False
         walled = any(
             environment != subject.environment and pattern.covers_reference(reference)
@@ -102,7 +103,7 @@ class Policy:
     def administers(self, identity: PeerIdentity) -> bool:
         """Tell whether `identity` may give orders to the broker; it never resolves a reference."""
         subject = self._subjects.find(identity)
-        return isinstance(subject, Subject) and subject.name in self._administrators
+        return isinstance(subject, Subject) and subject.name in self.administrators
 
     def environment_of(self, identity: PeerIdentity) -> str | None:
         """Return the environment of `identity`, None if it has none or is not recognised."""
@@ -117,7 +118,7 @@ class Policy:
         subject = self._subjects.find(identity)
         if not isinstance(subject, Subject) or subject.name not in self._by_recipient:
             return ()
-        if subject.name in self._administrators:
+        if subject.name in self.administrators:
             return ()
         return tuple(self._by_recipient[subject.name].grants)
 

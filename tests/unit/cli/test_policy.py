@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from broker.cli import policy as command
-from broker.errors import MalformedReferenceError, PolicyInvalidError, ScopeRefusedError
+from broker.errors import DocumentInvalidError, MalformedReferenceError, PolicyInvalidError, ScopeRefusedError
 
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "policies" / "example.yaml"
+EXPECTATIONS = EXAMPLE.parent / "expectations" / "example.yaml"
 SHIPPER = "spiffe://prod.example/logflux/shipper"
 MONDAY_NIGHT = "2026-01-05T23:00:00Z"
 
@@ -128,3 +129,120 @@ def test_a_wrong_option_exits_with_2(option: str, value: str, capsys: pytest.Cap
         explain(option, value)
     assert caught.value.code == 2
     assert value in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("identity", "reference", "hint"),
+    [
+        ("shipper", "env:LOGFLUX_PAT", "--identity is the name in a certificate: spiffe://prod.example/logflux/*"),
+        ("backups.prod.example", "env:LOGFLUX_PAT", "the policy knows backup.prod.example"),
+        (SHIPPER, "env:LOGFLUX_PTA", "shipper may read env:LOGFLUX_PAT"),
+    ],
+)
+def test_a_denial_after_a_typing_error_has_a_hint(
+    identity: str, reference: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explain(identity=identity, reference=reference) == 1
+    assert hint in capsys.readouterr().out.splitlines()[-1]
+    explain("--json", identity=identity, reference=reference)
+    assert hint in json.loads(capsys.readouterr().out)["hint"]
+
+
+def test_a_denial_that_is_meant_has_no_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    explain(reference="vault:secret/prod/root#a")
+    assert "hint" not in capsys.readouterr().out
+
+
+def test_review_shows_every_identity_with_its_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("review", str(EXAMPLE)) == 0
+    printed = capsys.readouterr().out
+    assert "shipper (spiffe://prod.example/logflux/*, environment production)" in printed
+    assert "  reads from 10.0.0.0/8, 127.0.0.0/8, by rule 'the shipper reads its own credentials':" in printed
+    assert "  never, by rule 'nobody reads the root credentials':" in printed
+
+
+def test_review_of_a_reference_shows_who_may_read_it_and_exits_with_1_for_nobody(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("review", str(EXAMPLE), "--reference", "vault:secret/logflux#api_key") == 0
+    printed = capsys.readouterr().out
+    assert ("shipper (" in printed, "staging-shipper" in printed, "backup-job" in printed) == (True, False, False)
+    assert run("review", str(EXAMPLE), "--reference", "vault:secret/prod/root#a") == 1
+    assert capsys.readouterr().out == "nobody may read it\n"
+
+
+def test_review_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("review", str(EXAMPLE), "--json", "--reference", "env:LOGFLUX_PAT") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["schema"], answer["reference"]) == (1, "env:LOGFLUX_PAT")
+    assert {entry["name"]: entry["verdict"] for entry in answer["identities"]} == {
+        "shipper": "sometimes",
+        "staging-shipper": "never",
+        "backup-job": "never",
+    }
+
+
+def test_review_tells_who_gives_orders_and_who_reads_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        "identities: {a: {dns: a.example}, b: {dns: b.example}, c: {dns: c.example}}\nadministrators: [a]\n"
+        'rules: [{name: one, allow: ["env:A"], to: [c]}]\n'
+    )
+    assert run("review", str(file)) == 0
+    printed = capsys.readouterr().out
+    assert "a (a.example)\n  gives orders to the broker, and reads nothing\n" in printed
+    assert "b (b.example)\n  reads nothing\n" in printed
+
+
+def test_the_shipped_expectations_are_met_by_the_shipped_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("test", "--policy", str(EXAMPLE), str(EXPECTATIONS)) == 0
+    assert capsys.readouterr().out == "5 of 5 expectations are met\n"
+
+
+def test_an_expectation_that_is_not_met_is_told_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "expectations.yaml"
+    asked = 'identity: "spiffe://prod.example/logflux/shipper", reference: "vault:secret/logflux#api_key"'
+    file.write_text(f"expectations:\n  - {{ {asked}, expect: no_rule }}\n  - {{ {asked}, expect: allowed }}\n")
+    assert run("test", "--policy", str(EXAMPLE), str(file)) == 1
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{file}:2: {SHIPPER} vault:secret/logflux#api_key: expected no_rule, is allowed by rule")
+    assert last == "1 of 2 expectations are met"
+    assert run("test", "--policy", str(EXAMPLE), str(file), "--json") == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["expectations"], [each["line"] for each in answer["failed"]]) == (2, [2])
+
+
+GOOD = 'identity: a.example, reference: "env:A", expect: denied'
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ("expectations: []", 1, "empty; write at least one"),
+        ("expectation: []", 1, "unknown key; the keys here are expectations"),
+        ("expectations: x", 1, "write a list of mappings under expectations"),
+        (f"expectations:\n - {{ {GOOD}, expects: x }}", 2, "1.expects: unknown key; the keys here are identity"),
+        ('expectations:\n - { identity: a.example, reference: "env:A" }', 2, "1.expect: missing; add it"),
+        (f"expectations:\n - {{ {GOOD.replace('denied', 'nope')} }}", 2, "write one of allowed, denied, unknown"),
+        (f"expectations:\n - {{ {GOOD.replace('env:A', 'x')} }}", 2, "character 1 of the reference"),
+        (f"expectations:\n - {{ {GOOD}, address: x }}", 2, "no IP address"),
+        (f"expectations:\n - {{ {GOOD}, at: noon }}", 2, "no time; write it as 2026"),
+        (f"expectations:\n - {{ {GOOD}, scope: x }}", 2, "pattern 1 of the scope"),
+    ],
+)
+def test_a_bad_file_of_expectations_is_told_with_its_place(tmp_path: Path, text: str, line: int, told: str) -> None:
+    file = tmp_path / "expectations.yaml"
+    file.write_text(text + "\n")
+    with pytest.raises(DocumentInvalidError) as caught:
+        run("test", "--policy", str(EXAMPLE), str(file))
+    assert (caught.value.line, told in caught.value.detail) == (line, True), caught.value.detail
+    assert str(file) in caught.value.detail
+
+
+def test_expectations_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DocumentInvalidError, match="name a readable file"):
+        run("test", "--policy", str(EXAMPLE), str(tmp_path / "none.yaml"))

@@ -244,3 +244,26 @@ def test_the_command_answers_2_to_a_wrong_line(tmp_path: Path, line: list[str]) 
     with pytest.raises(SystemExit) as caught:
         main(["pki", *line, *(["--dir", str(tmp_path)] if line else [])])
     assert caught.value.code == 2
+
+
+def test_a_list_is_published_in_one_step_where_the_broker_reads_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pki, place = tmp_path / "pki", tmp_path / "agents.crl"
+    create_authority(pki, common_name="test", days=1)
+    made = issue_certificate(pki, name="shipper", usage="agent", dns=("shipper.example",), days=1)
+    place.write_text("the list before")
+    before = place.stat().st_ino
+    assert main(["pki", "revoke", "--dir", str(pki), str(made.certificate), "--publish", str(place), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["published"] == str(place)
+    assert place.read_bytes() == (pki / "ca.crl").read_bytes()
+    assert (place.stat().st_mode & 0o777, place.stat().st_ino != before) == (0o644, True)
+
+
+def test_a_list_that_can_not_be_published_is_told_with_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pki, place = tmp_path / "pki", tmp_path / "nowhere" / "agents.crl"
+    create_authority(pki, common_name="test", days=1)
+    assert main(["pki", "revoke", "--dir", str(pki), "--publish", str(place)]) == 3
+    assert f"the new list is in {pki / 'ca.crl'}, and the broker does not have it" in capsys.readouterr().err
