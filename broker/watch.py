@@ -3,27 +3,26 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from typing import Final, NamedTuple, Protocol
+from functools import cache
+from typing import Final, Protocol
 
 from broker.admission import Admission, Admitted, PolicySource
 from broker.audit.event import EventKind, EventSink, Outcome, ReferenceRecord
 from broker.cache.remembered import Clocks
 from broker.changes.feed import ChangeFeed
+from broker.changes.naming import Naming, texts_by_source
 from broker.changes.subscription import LeaseOf, Subscription
 from broker.clock import Clock
-from broker.errors import MalformedReferenceError, ReferenceCountError, ThrottledError
+from broker.errors import ReferenceCountError, ThrottledError
 from broker.identity import PeerIdentity
 from broker.leases.held import Asker
 from broker.peer_address import Address
 from broker.policy.decision import Allow, Deny
-from broker.reference import Reference, Source, parse
+from broker.reference import Reference, Source
 from broker.resolution.items import WITHHELD, Item, denied_item, malformed_item, resolution_of
 from broker.resolution.results import Require, Resolution
 
 _RETRY_SECONDS: Final = 5.0
-# References that a fleet has in common, and that are in memory once however many of it watch them.
-_SHARED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +63,6 @@ class WatchedLeases(Protocol):
         ...
 
 
-class _Named(NamedTuple):
-    """A reference, and its text as that of the only reference to its source."""
-
-    reference: Reference
-    texts: tuple[str]
-
-
 class WatchReferences:
     """Begin and end watches."""
 
@@ -94,7 +86,7 @@ class WatchReferences:
         self._clock = clock
         self._limits = limits
         self._watches: Counter[str] = Counter()
-        self._named = lru_cache(maxsize=_SHARED)(_named)
+        self._naming = Naming()
 
     async def start(
         self,
@@ -125,7 +117,8 @@ class WatchReferences:
         asker = await self._admission.admit(
             peer=peer, unverified_token=unverified_token, address=address, request=request
         )
-        named, refused = self._parsed(texts)
+        named, malformed = self._naming.read(texts)
+        refused = {text: malformed_item(text, error) for text, error in malformed.items()}
         references = {text: one.reference for text, one in named.items()}
         watched = tuple(references.values())
         policy = self._policy.current
@@ -145,7 +138,7 @@ class WatchReferences:
         watch = Watch(
             asker=asker,
             references=watched,
-            texts=_by_source(named),
+            texts=texts_by_source(named),
             subscription=subscription,
             decided_by=policy,
         )
@@ -208,19 +201,6 @@ class WatchReferences:
     def _decide(self, asker: Admitted, references: Sequence[Reference]) -> Sequence[Allow | Deny]:
         return self._policy.current.decide_all(identity=asker.peer, references=references, context=asker.context)
 
-    def _parsed(self, texts: Sequence[str]) -> tuple[dict[str, _Named], dict[str, Item]]:
-        named: dict[str, _Named] = {}
-        refused: dict[str, Item] = {}
-        for text in texts:
-            try:
-                one = self._named(text)
-            except MalformedReferenceError as error:
-                refused[text] = malformed_item(text, error)
-            else:
-                # The one text in memory, not the one that this agent has sent.
-                named[one.texts[0]] = one
-        return named, refused
-
     async def _record(self, asker: Admitted, records: Sequence[ReferenceRecord], *, reason: str = "") -> None:
         outcome = Outcome.FAILURE if reason else Outcome.SUCCESS
         await self._trail.append(asker.event(EventKind.WATCH, outcome, reason=reason, references=records))
@@ -250,11 +230,6 @@ def _records(
     ]
 
 
-def _named(text: str) -> _Named:
-    """Return the reference that `text` spells. Raises: MalformedReferenceError."""
-    return _Named(parse(text), (text,))
-
-
 def _seconds_by_source(
     references: Mapping[str, Reference], decisions: Mapping[str, Allow | Deny]
 ) -> dict[Source, float]:
@@ -266,11 +241,3 @@ def _seconds_by_source(
             source = references[text].source
             seconds[source] = min(gone_after, seconds.get(source, gone_after))
     return seconds
-
-
-def _by_source(named: Mapping[str, _Named]) -> dict[Source, tuple[str, ...]]:
-    found: dict[Source, tuple[str, ...]] = {}
-    for one in named.values():
-        source = one.reference.source
-        found[source] = (*found[source], *one.texts) if source in found else one.texts
-    return found
