@@ -437,20 +437,25 @@ async def test_a_mount_that_is_gone_is_an_alarm_and_makes_its_secrets_unavailabl
     assert set(seen.alarms) == {"mount_gone"}
 
 
-async def test_a_namespace_is_sent_with_every_request(openbao: OpenBao, tmp_path: Path) -> None:
-    assert openbao.request("POST", "sys/namespaces/team1", {}).status == 200
+@pytest.mark.parametrize("name", ["team1", "team.one"])
+async def test_a_namespace_is_sent_with_every_request_or_begins_the_path(
+    openbao: OpenBao, tmp_path: Path, name: str
+) -> None:
+    assert openbao.request("POST", f"sys/namespaces/{name}", {}).status == 200
 
     def done(path: str, body: dict[str, object]) -> bool:
-        return openbao.request("POST", path, body, namespace="team1").status in {200, 204}
+        return openbao.request("POST", path, body, namespace=name).status in {200, 204}
 
     for path, body in (
-        ("sys/mounts/kv", {"type": "kv", "options": {"version": "2"}}),
-        ("kv/data/a", {"data": {"v": "within"}}),
+        ("sys/mounts/kv.v2", {"type": "kv", "options": {"version": "2"}}),
+        ("kv.v2/data/a.b", {"data": {"v.w": "within"}}),
     ):
         await until(partial(done, path, body))
-    provider = token_provider(openbao, tmp_path, openbao.root_token, namespace="team1")
-    assert await field(provider, "vault:kv/a#v") == b"within"
+    provider = token_provider(openbao, tmp_path, openbao.root_token, namespace=name)
+    assert await field(provider, "vault:kv.v2/a.b#v.w") == b"within"
     await provider.ping()
+    provider = token_provider(openbao, tmp_path, openbao.root_token)
+    assert await field(provider, f"vault:{name}/kv.v2/a.b#v.w") == b"within"
 
 
 async def test_a_wrong_namespace_is_a_matter_of_configuration(openbao: OpenBao, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from broker.providers.vault.logins.method import Credential, Refusals
 _MAX_REFUSALS: Final = 2
 _MAX_REFUSALS_LATELY: Final = 3
 _LATELY_SECONDS: Final = 900.0
+# A person may put an end to it at any time, so nobody is told to wait for longer.
+_TOLD_SECONDS: Final = 30.0
 # Where nobody is locked out, a refusal may end without a new credential: by a role that is put right in the store.
 _SLOW_SECONDS: Final = 30.0
 
@@ -45,7 +47,7 @@ class LoginGate:
             self._begin_anew()
         if self._refusals >= _MAX_REFUSALS:
             message = "the store refused the broker's login twice; put a good credential in its file"
-            raise SourceUnavailableError(message, retry_after=30.0)
+            raise SourceUnavailableError(message, retry_after=_TOLD_SECONDS)
         now = self._clock.monotonic()
         if self._meaning is Refusals.COUNTED and len(self._refused_at) == _MAX_REFUSALS_LATELY:
             left = self._refused_at[0] + _LATELY_SECONDS - now
@@ -54,7 +56,7 @@ class LoginGate:
                     f"the store refused {_MAX_REFUSALS_LATELY} logins of the broker within a quarter of an hour; the "
                     "new credential is tried when that is over, or the store would lock the broker's role out"
                 )
-                raise SourceUnavailableError(message, retry_after=left)
+                raise SourceUnavailableError(message, retry_after=min(left, _TOLD_SECONDS))
         if self._not_before > now:
             raise SourceUnavailableError(self._last, retry_after=self._not_before - now)
 

@@ -60,6 +60,12 @@ class News(NoNews):
         self.changed.set()
 
 
+class OneChange(NoNews):
+    def run(self) -> None:
+        """Tell of one change."""
+        self.changed.set()
+
+
 def test_only_other_values_restart_the_command(tmp_path: Path) -> None:
     seen, values = tmp_path / "seen", ["old", "old", "new"]
 
@@ -72,6 +78,34 @@ def test_only_other_values_restart_the_command(tmp_path: Path) -> None:
         environment={**os.environ, "V": "old"},
         reaction=Reaction(action="restart", splay_seconds=0, grace_seconds=1),
         watcher=News(),
+        resolve=resolve,
+    )
+    assert it.run() == 0
+    assert seen.read_text().split() == ["old", "new"]
+
+
+def test_a_random_part_of_the_splay_passes_before_the_command_is_restarted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn: list[tuple[float, float]] = []
+
+    def draw(least: float, most: float) -> float:
+        drawn.append((least, most))
+        return 0.0
+
+    monkeypatch.setattr("random.uniform", draw)
+    seen = tmp_path / "seen"
+
+    def resolve() -> tuple[Mapping[str, str], Sequence[Answer]]:
+        assert drawn == [(0, 30.0)], "before the new values are asked for, so that they are not old then"
+        wait_until(seen.exists)
+        return {**os.environ, "V": "new"}, ()
+
+    it = Supervisor(
+        command=["sh", "-c", f'echo "$V" >> {seen}; test "$V" = new || exec sleep 60'],
+        environment={**os.environ, "V": "old"},
+        reaction=Reaction(action="restart", splay_seconds=30.0, grace_seconds=1),
+        watcher=OneChange(),
         resolve=resolve,
     )
     assert it.run() == 0
