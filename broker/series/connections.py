@@ -14,7 +14,7 @@ class ConnectionSeries:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register the series."""
-        # outcome: ok, or a handshake reason of `web/tls.py`.
+        # outcome: ok, or a handshake reason of `web/tls/handshake.py`.
         self._handshakes = Counter("broker_handshakes", "TLS handshakes of agents.", ["outcome"], registry=registry)
         self._connections = Gauge("broker_connections", "Open connections of agents.", registry=registry)
         self._connections_gave_way = Counter(
