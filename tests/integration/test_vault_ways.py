@@ -6,7 +6,7 @@ import json
 import shutil
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 
 from broker.cli.child import free_port
 from broker.errors import SecretMissingError, SourceUnavailableError, UpstreamDeniedError
+from broker.providers.base import Grip
 from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.request import StoreRequest
 from broker.providers.vault.trust import spki_pin
@@ -400,6 +401,35 @@ async def test_an_address_where_a_page_answers_for_the_store_is_left_for_another
         assert one.count("/v1/secret/data/way") == 2, "a page is no sign of health"
         one.answers = good
         await until(lambda: provider._transport._addresses._current == one.address)
+        await provider.aclose()
+
+
+GATEWAY = answer({"message": "ok"})
+
+
+@pytest.mark.parametrize("foreign", [PAGE, GATEWAY], ids=["a page", "a gateway's own JSON"])
+@pytest.mark.parametrize(
+    ("path", "question"),
+    [
+        ("sys/leases/revoke", lambda provider: provider.revoke(Grip(handle="database/creds/app/x", parent=""))),
+        ("auth/token/revoke-accessor", lambda provider: provider.revoke(Grip(handle="", parent="accessor"))),
+        ("pki/revoke", lambda provider: provider.revoke(Grip(handle="pki?serial_number=01:02", parent=""))),
+        ("secret/detailed-metadata/?list=true&limit=1000", lambda provider: provider.revisions([SECRET])),
+        ("auth/token/lookup-self", lambda provider: provider._login.prove(recent_proof_will_do=False)),
+    ],
+    ids=["lease", "parent", "certificate", "listing", "proof"],
+)
+async def test_what_answers_in_the_stores_place_revokes_nothing_proves_nothing_and_knows_of_no_absence(
+    tmp_path: Path, path: str, question: Callable[[VaultProvider], Awaitable[object]], foreign: bytes
+) -> None:
+    async with script() as one:
+        provider = scripted_provider(tmp_path, one.address)
+        assert await value(provider) == "scripted"
+        asked = one.count(f"/v1/{path}")
+        one.answers[f"/v1/{path}"] = foreign
+        with pytest.raises(SourceUnavailableError, match="not what Vault or OpenBao says"):
+            await question(provider)
+        assert one.count(f"/v1/{path}") == asked + 1
         await provider.aclose()
 
 

@@ -132,6 +132,11 @@ def stopped_by_itself(status: int, document: Any) -> bool:  # noqa: ANN401  As a
     return status == SERVER_FAULT and _errors(document) == ("internal error",)
 
 
+def is_envelope(document: Any) -> bool:  # noqa: ANN401  As above.
+    """Tell whether it is a good answer of the store itself, each of which has the id of its request."""
+    return isinstance(document, dict) and "request_id" in document
+
+
 def is_health(document: Any) -> bool:  # noqa: ANN401  As above.
     """Tell whether it is a health document: a standby sends its own with the status of a limit."""
     return isinstance(document, dict) and "standby" in document

@@ -10,7 +10,15 @@ from broker.clock import Clock
 from broker.errors import FetchError, MissingPart, SecretMissingError, SourceUnavailableError, UpstreamDeniedError
 from broker.providers.base import Extension, Grip, Parent
 from broker.providers.vault.adapter import make_client
-from broker.providers.vault.answers import BAD_REQUEST, FORBIDDEN, StoreAnswerError, bad_answer, unavailable
+from broker.providers.vault.answers import (
+    BAD_REQUEST,
+    FORBIDDEN,
+    NO_CONTENT,
+    StoreAnswerError,
+    bad_answer,
+    is_envelope,
+    unavailable,
+)
 from broker.providers.vault.certificates import Certificate
 from broker.providers.vault.engines import EngineCall
 from broker.providers.vault.lease_ends import LeaseEnds
@@ -214,8 +222,9 @@ async def _ask(client: Any, call: EngineCall) -> Any:  # noqa: ANN401  hvac has 
 
 def _document(answer: Any) -> dict[str, Any]:  # noqa: ANN401  JSON can be anything.
     """Return the JSON of an answer, empty for one without a body, which comes here as its status."""
-    if isinstance(answer, int):
+    if answer == NO_CONTENT:
         return {}
-    if not isinstance(answer, dict):
+    # What somebody else answers in the store's place must not be taken for a lease that is gone.
+    if not is_envelope(answer):
         raise bad_answer()
-    return answer
+    return dict(answer)

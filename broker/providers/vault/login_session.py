@@ -74,7 +74,7 @@ class Session:
             # A policy was asked, so the token lives; only the broker's rights there are too narrow.
             _LOG.warning("store_rights_missing", path="auth/token/lookup-self", capability="read")
         else:
-            if not isinstance(answer, dict):
+            if not isinstance(answer, dict) or not isinstance(answer.get("data"), dict):
                 # A page of something in between, say: it knows nothing of the token.
                 raise bad_answer()
         self.proved = self.clock.monotonic()

@@ -15,7 +15,7 @@ from broker.errors import (
     UpstreamDeniedError,
 )
 from broker.providers.base import Revision
-from broker.providers.vault.answers import NOT_FOUND, TOO_MANY, StoreAnswerError, unavailable
+from broker.providers.vault.answers import NOT_FOUND, TOO_MANY, StoreAnswerError, bad_answer, unavailable
 from broker.providers.vault.mounts import Mount
 from broker.reference import Source
 
@@ -97,9 +97,12 @@ class FolderListings:
             except FetchError:
                 self._give_up(mount)
                 return None
-            data = document.get("data") or {}
-            keys, infos = data.get("keys") or [], data.get("key_info") or {}
-            listing |= infos
+            try:
+                keys, infos = document["data"]["keys"], document["data"]["key_info"]
+                listing |= infos
+            except (KeyError, TypeError, ValueError):
+                # Nothing is absent because somebody else has not listed it.
+                raise bad_answer() from None
             if len(keys) < _PAGE:
                 return listing
             after = str(keys[-1])
