@@ -1,6 +1,7 @@
 """How the provider gets, keeps and replaces its token, against a real OpenBao."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,16 @@ SECRET = parse("vault:secret/login#v").source
 def filled(openbao: OpenBao) -> None:
     openbao.policy("reader", READER)
     openbao.put_secret("login", v="x")
+
+
+@pytest.fixture(scope="module")
+def locking_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    """A store that locks a role out after five failed logins."""
+    store = OpenBao(tmp_path_factory.mktemp("bao"), lockout=True)
+    store.policy("reader", READER)
+    store.put_secret("login", v="x")
+    yield store
+    store.close()
 
 
 def token_of(provider: VaultProvider) -> str:
@@ -160,10 +171,10 @@ async def test_a_token_with_limited_uses_is_refused(openbao: OpenBao, tmp_path: 
         await provider.fetch(SECRET)
 
 
-async def test_a_refused_credential_is_tried_twice_and_then_left_alone_until_it_changes(tmp_path: Path) -> None:
-    store = await asyncio.to_thread(OpenBao, tmp_path / "bao", lockout=True)
-    store.policy("reader", READER)
-    store.put_secret("login", v="x")
+async def test_a_refused_credential_is_tried_twice_and_then_left_alone_until_it_changes(
+    locking_store: OpenBao, tmp_path: Path
+) -> None:
+    store = locking_store
     role_id, secret_id = store.approle("locked", ["reader"])
     seen = Seen()
     provider = approle_provider(store, tmp_path, role_id, "00000000-0000-0000-0000-000000000000", seen=seen)
@@ -176,14 +187,12 @@ async def test_a_refused_credential_is_tried_twice_and_then_left_alone_until_it_
     assert seen.count("login") == 2
     private(tmp_path / "secret_id", secret_id)
     assert (await provider.fetch(SECRET)).version, "the store has not locked the role out"
-    await provider.aclose()
-    await asyncio.to_thread(store.close)
 
 
-async def test_wrong_credentials_one_after_the_other_do_not_lock_the_role_out(tmp_path: Path) -> None:
-    store = await asyncio.to_thread(OpenBao, tmp_path / "bao", lockout=True)
-    store.policy("reader", READER)
-    store.put_secret("login", v="x")
+async def test_wrong_credentials_one_after_the_other_do_not_lock_the_role_out(
+    locking_store: OpenBao, tmp_path: Path
+) -> None:
+    store = locking_store
     role_id, secret_id = store.approle("careful", ["reader"])
     seen = Seen()
     provider = approle_provider(store, tmp_path, role_id, "wrong", seen=seen)
@@ -200,14 +209,12 @@ async def test_wrong_credentials_one_after_the_other_do_not_lock_the_role_out(tm
     assert caught.value.retry_after == 30
     seen.advance(900)
     assert (await provider.fetch(SECRET)).version, "the store has not locked the role out"
-    await provider.aclose()
-    await asyncio.to_thread(store.close)
 
 
-async def test_a_role_that_others_have_locked_out_is_tried_again_with_the_same_credential(tmp_path: Path) -> None:
-    store = await asyncio.to_thread(OpenBao, tmp_path / "bao", lockout=True)
-    store.policy("reader", READER)
-    store.put_secret("login", v="x")
+async def test_a_role_that_others_have_locked_out_is_tried_again_with_the_same_credential(
+    locking_store: OpenBao, tmp_path: Path
+) -> None:
+    store = locking_store
     role_id, secret_id = store.approle("attacked", ["reader"])
     for _ in range(6):
         answer = store.request("POST", "auth/approle/login", {"role_id": role_id, "secret_id": "guessed"})
@@ -223,8 +230,6 @@ async def test_a_role_that_others_have_locked_out_is_tried_again_with_the_same_c
     store.write(f"sys/locked-users/{accessor}/unlock/{role_id}")
     seen.advance(900)
     assert (await provider.fetch(SECRET)).version
-    await provider.aclose()
-    await asyncio.to_thread(store.close)
 
 
 async def test_two_hundred_reads_with_a_refused_credential_cost_one_login(openbao: OpenBao, tmp_path: Path) -> None:
