@@ -157,6 +157,9 @@ class WatchSettings(Section):
     max_watches_per_identity: Annotated[int, Field(ge=1)] = Field(
         default=1_000, description="Watches that one identity has at once."
     )
+    max_sources_per_identity: Annotated[int, Field(ge=1)] = Field(
+        default=2_000, description="Different secrets, files and variables in all watches of one identity together."
+    )
 
 
 class AuditSettings(Section):

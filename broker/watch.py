@@ -1,10 +1,9 @@
 """The use case: an agent names its references once, and is told which change. Names and versions, never values."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, Protocol
+from typing import Protocol
 
 from broker.admission import Admission, Admitted, PolicySource
 from broker.audit.event import EventKind, EventSink, Outcome, ReferenceRecord
@@ -13,7 +12,7 @@ from broker.changes.feed import ChangeFeed
 from broker.changes.naming import Naming, texts_by_source
 from broker.changes.subscription import LeaseOf, Subscription
 from broker.clock import Clock
-from broker.errors import ReferenceCountError, ThrottledError
+from broker.errors import ReferenceCountError
 from broker.identity import PeerIdentity
 from broker.leases.held import Asker
 from broker.peer_address import Address
@@ -21,16 +20,7 @@ from broker.policy.decision import Allow, Deny
 from broker.reference import Reference, Source
 from broker.resolution.items import WITHHELD, Item, denied_item, malformed_item, resolution_of
 from broker.resolution.results import Require, Resolution
-
-_RETRY_SECONDS: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatchLimits:
-    """What may be watched: references in one watch, and watches of one identity at once."""
-
-    max_references: int
-    max_watches: int
+from broker.watch_limits import Watchers, WatchLimits
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -85,7 +75,7 @@ class WatchReferences:
         self._trail = trail
         self._clock = clock
         self._limits = limits
-        self._watches: Counter[str] = Counter()
+        self._watchers = Watchers(limits)
         self._naming = Naming()
 
     async def start(
@@ -105,7 +95,7 @@ class WatchReferences:
 
         Raises:
             ReferenceCountError: There is no reference, or there are too many.
-            ThrottledError: The identity has too many watches.
+            ThrottledError: The identity watches as much as one may.
             IdentityRefusedError: The certificate names nobody, and policy does not know its fingerprint.
             TokenRefusedError: The token proves nothing.
             AuditUnavailableError: It can't be put on record.
@@ -143,19 +133,19 @@ class WatchReferences:
             decided_by=policy,
         )
         # Before the record, or it would tell of a watch that there is no room for.
-        self._count(peer.name)
+        self._watchers.enter(peer.name, watch.texts)
         try:
             await self._record(asker, records)
             watch.resumed = self._feed.subscribe(subscription, after=after)
         except BaseException:
-            self._count_down(peer.name)
+            self._watchers.leave(peer.name, watch.texts)
             raise
         return watch
 
     def stop(self, watch: Watch) -> None:
         """End a watch."""
         self._feed.unsubscribe(watch.subscription)
-        self._count_down(watch.asker.peer.name)
+        self._watchers.leave(watch.asker.peer.name, watch.texts)
 
     def reason_to_end(self, watch: Watch) -> str:
         """Return why a watch may not go on, "" when it may: its token or certificate ended, or policy changed."""
@@ -167,17 +157,6 @@ class WatchReferences:
                 return "denied"
             watch.decided_by = policy
         return watch.subscription.ended
-
-    def _count(self, name: str) -> None:
-        if self._watches[name] >= self._limits.max_watches:
-            message = f"this identity has {self._limits.max_watches} watches already; one agent needs one"
-            raise ThrottledError(message, retry_after=_RETRY_SECONDS, is_news=False)
-        self._watches[name] += 1
-
-    def _count_down(self, name: str) -> None:
-        self._watches[name] -= 1
-        if not self._watches[name]:
-            del self._watches[name]
 
     def _lease_of(self, asker: Asker, references: Sequence[Reference], decisions: Sequence[Allow | Deny]) -> LeaseOf:
         # Hardly any watch follows a lease, so that this is in memory for those alone.

@@ -17,7 +17,8 @@ from broker.orders.leases import OrderLeases
 from broker.resolve import ResolveReferences
 from broker.throttle import Throttle
 from broker.tokens import TokenVerifier, public_jwks
-from broker.watch import WatchLimits, WatchReferences
+from broker.watch import WatchReferences
+from broker.watch_limits import WatchLimits
 from broker.web.applications import build_agent_app
 from broker.web.body import BodyLimits
 from broker.web.callers import AgentDoor
@@ -141,7 +142,11 @@ class AgentSide:
             leases=self._source_side.leases,
             trail=self._trail,
             clock=self._base.clock,
-            limits=WatchLimits(max_references=settings.max_references, max_watches=settings.max_watches_per_identity),
+            limits=WatchLimits(
+                max_references=settings.max_references,
+                max_watches=settings.max_watches_per_identity,
+                max_sources=settings.max_sources_per_identity,
+            ),
         )
         return WatchHandler(
             watch=watch,

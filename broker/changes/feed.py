@@ -24,6 +24,8 @@ _LOG: Final = EventLogger("broker.changes")
 _JITTER: Final = 0.1
 # Looks at a source after its last watcher has gone, so that one that comes back misses nothing.
 _LINGER: Final = 10
+# Sources without a watcher that are looked at, so that who comes and goes with ever new ones leaves few behind.
+_MAX_LINGERING: Final = 5_000
 _GONE: Final = Revision(version=None, mark="gone")
 
 Reread = Callable[[Source, float], Awaitable[Cached]]
@@ -103,6 +105,8 @@ class ChangeFeed:
             if self._watchers[source] <= 0:
                 del self._watchers[source]
                 self._idle[source] = _LINGER
+        while len(self._idle) > _MAX_LINGERING:
+            self._forget(next(iter(self._idle)))
 
     async def run(self) -> None:
         """Compare for ever."""
@@ -136,9 +140,12 @@ class ChangeFeed:
         for source, left in tuple(self._idle.items()):
             self._idle[source] = left - 1
             if left <= 1:
-                for table in (self._idle, self._since, self._revisions, self._stale):
-                    table.pop(source, None)
-                self._minting.discard(source)
+                self._forget(source)
+
+    def _forget(self, source: Source) -> None:
+        for table in (self._idle, self._since, self._revisions, self._stale):
+            table.pop(source, None)
+        self._minting.discard(source)
 
     async def _compared(self, scheme: str, sources: Collection[Source]) -> Mapping[Source, Revision]:
         provider = self._comparable.get(scheme)

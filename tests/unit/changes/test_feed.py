@@ -221,6 +221,23 @@ async def test_what_nobody_watches_any_more_costs_nothing_after_a_while_and_is_n
     assert not store.resumed
 
 
+async def test_who_comes_and_goes_with_ever_new_names_leaves_few_of_them_behind(
+    store: ChangingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.changes.feed._MAX_LINGERING", 2)
+    store.set(APP, 1)
+    stays = store.watch(APP)
+    new = [Source("vault", f"secret/new/{number}") for number in range(20)]
+    for source in new:
+        store.set(source, 1)
+        store.feed.unsubscribe(store.watch(APP, source))
+    assert set(store.feed._since) == {APP, *new[-2:]}
+    await store.feed.compare()
+    store.set(APP, 2)
+    await store.feed.compare()
+    assert told(stays) == [(APP, "2", False)]
+
+
 @pytest.mark.parametrize(
     ("had", "leases", "versions"),
     [

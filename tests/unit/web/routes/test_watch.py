@@ -17,13 +17,15 @@ from broker.leases.held import Asker
 from broker.policy.decision import Allow
 from broker.reference import Reference, Source, parse
 from broker.throttle import Throttle
-from broker.watch import WatchLimits, WatchReferences
+from broker.watch import WatchReferences
+from broker.watch_limits import WatchLimits
 from broker.web.applications import build_agent_app
 from broker.web.body import BodyLimits
 from broker.web.callers import AgentDoor
 from broker.web.routes.watch import WATCH_PATH, WatchHandler, watch_routes
 from tests.changing import ChangingStore
-from tests.fakes import FakeClock, FakePeers, FakePolicy, FakeTrail, FakeVerifier, fake_metrics
+from tests.fakes import FakeClock, FakePeers, FakePolicy, FakeTrail, FakeVerifier, fake_metrics, fake_peer
+from tests.waiting import until
 
 TEXT = "vault:secret/app#key"
 APP = parse(TEXT).source
@@ -56,7 +58,7 @@ class Bench:
             leases=self,
             trail=self.trail,
             clock=self.clock,
-            limits=WatchLimits(max_references=1000, max_watches=3),
+            limits=WatchLimits(max_references=1000, max_watches=3, max_sources=1002),
         )
         handler = WatchHandler(
             watch=self.watch,
@@ -297,3 +299,18 @@ async def test_a_watch_counts_as_requests_by_its_length_whether_it_is_one_or_not
     assert first.status == 400
     assert (await bench.refused())[0] == 429
     assert [(event.kind, event.reason) for event in bench.trail.events] == [(EventKind.WATCH, "rate_limited")]
+
+
+async def test_the_different_secrets_that_one_identity_watches_are_bounded(bench: Bench) -> None:
+    many = [f"vault:secret/many/{number}#key" for number in range(1000)]
+    first = await bench.open(*many)
+    await bench.open(*many[:500], TEXT)
+    async with asyncio.timeout(10):
+        status, document = await bench.refused("vault:secret/one#a", "vault:secret/more#a")
+    assert (status, document["code"]) == (429, "rate_limited")
+    assert "1002 different secrets" in document["detail"]
+    # What another watch names already costs no second look, and neither does another field of it.
+    last = await bench.open("vault:secret/one#a", "vault:secret/one#b", many[0])
+    first.close()
+    last.close()
+    await until(lambda: len(bench.watch._watchers._held[fake_peer().name].sources) == 501)
