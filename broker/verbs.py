@@ -72,7 +72,7 @@ def parser_of(verbs: Sequence[Verb], *, only: str | None = None) -> argparse.Arg
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"broker {version('logflux-broker')}")
-    commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    commands = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
     for verb in verbs:
         command = commands.add_parser(
             verb.name, help=verb.help, description=verb.help, formatter_class=argparse.RawDescriptionHelpFormatter

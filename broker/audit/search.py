@@ -20,8 +20,10 @@ class Query:
         kind: The event's kind.
         outcome: How it ended.
         since_ms: Not before this wall time, in milliseconds.
+        until_ms: Before this wall time, in milliseconds.
         identity: The peer's name; with `*` at its end, any name that begins so.
         reference: A canonical reference that the event is about; `*` as for `identity`.
+        request: The id of the request that the event belongs to.
         after: Only records with a larger number.
         limit: Only so many, the newest ones.
 
@@ -30,8 +32,10 @@ class Query:
     kind: EventKind | None = None
     outcome: Outcome | None = None
     since_ms: int | None = None
+    until_ms: int | None = None
     identity: str = ""
     reference: str = ""
+    request: str = ""
     after: int = 0
     limit: int | None = None
 
@@ -40,7 +44,7 @@ class TrailReader(Protocol):
     """Read a trail beside the broker that writes it."""
 
     def records(self, query: Query, /, *, newest_first: bool = False) -> Iterator[TrailRecord]:
-        """Return the records that fit, by number; `reference` and `limit` are left to the caller.
+        """Return the records that fit, by number; `reference`, `request` and `limit` are left to the caller.
 
         Raises:
             SettingsInvalidError: The store can't be read.
@@ -61,11 +65,11 @@ def search(reader: TrailReader, *, query: Query) -> Iterator[TrailRecord]:
 
     """
     if query.limit is None:
-        return (record for record in reader.records(query) if _is_about(record, query.reference))
+        return (record for record in reader.records(query) if _fits(record, query))
     newest: list[TrailRecord] = []
     if query.limit > 0:
         for record in reader.records(query, newest_first=True):
-            if _is_about(record, query.reference):
+            if _fits(record, query):
                 newest.append(record)
                 if len(newest) == query.limit:
                     break
@@ -77,6 +81,21 @@ def matches(text: str, wanted: str) -> bool:
     if wanted.endswith(_ANY_END):
         return text.startswith(wanted[:-1])
     return text == wanted
+
+
+def _fits(record: TrailRecord, query: Query) -> bool:
+    return _is_about(record, query.reference) and _belongs_to(record, query.request)
+
+
+def _belongs_to(record: TrailRecord, request: str) -> bool:
+    if not request:
+        return True
+    if json.dumps(request, ensure_ascii=False).encode() not in record.body:
+        return False
+    try:
+        return bool(json.loads(record.body).get("request") == request)
+    except (ValueError, AttributeError):
+        return False
 
 
 def _is_about(record: TrailRecord, reference: str) -> bool:

@@ -34,13 +34,15 @@ _NO_LIMIT: Final = sys.maxsize
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    verbs = parser.add_subparsers(dest="audit_verb", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(dest="audit_verb", metavar="COMMAND", required=True)
     raw = argparse.RawDescriptionHelpFormatter
     find = verbs.add_parser("search", help="print the records that fit, newest last", formatter_class=raw)
     find.add_argument("--database", type=Path, required=True, metavar="FILE", help="the broker's audit.db")
     find.add_argument("--type", choices=[kind.value for kind in EventKind], help="what happened")
     find.add_argument("--outcome", choices=[outcome.value for outcome in Outcome], help="how it ended")
     find.add_argument("--since", type=_since, metavar="WHEN", help="an age (90s, 30m, 24h, 7d) or a time (RFC 3339)")
+    find.add_argument("--until", type=_since, metavar="WHEN", help="before that, an age or a time as for --since")
+    find.add_argument("--request", default="", metavar="ID", help="of one request: an answer's X-Request-Id")
     find.add_argument("--identity", default="", metavar="NAME", help="the peer's name; may end with *")
     find.add_argument("--reference", default="", metavar="REF", help="a reference asked for; may end with *")
     find.add_argument("--limit", type=_count, metavar="N", help="the newest N only")
@@ -49,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     find.epilog = (
         "exit status: 0 done (also when nothing fits), 3 the database can't be read\n\nexamples:\n"
         "  broker audit search --database audit.db --type auth --outcome failure --since 24h\n"
+        "  broker audit search --database audit.db --request ed844271ada34fd20000000000000026\n"
+        "  broker audit search --database audit.db --since 2026-01-01 --until 2026-04-01 --json > quarter.jsonl\n"
         "  broker audit search --database audit.db --reference 'vault:secret/logflux#api_key' --json\n"
         "  broker audit search --database audit.db --limit 20 --follow"
     )
@@ -88,6 +92,8 @@ def _search(reader: TrailReader, arguments: argparse.Namespace) -> int:
         kind=EventKind(arguments.type) if arguments.type else None,
         outcome=Outcome(arguments.outcome) if arguments.outcome else None,
         since_ms=arguments.since,
+        until_ms=arguments.until,
+        request=arguments.request,
         identity=clean(arguments.identity),
         reference=_canonical(arguments.reference),
         limit=arguments.limit,

@@ -4,7 +4,9 @@ It reads no settings file: one that was broken after the start must not end a br
 """
 
 import argparse
+import json
 import os
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ from broker.errors import SourceUnavailableError
 
 PORT_VARIABLE: Final = "LOGFLUX_OPERATIONS__PORT"
 _DEFAULT_PORT: Final = "9102"
+_MAX_BYTES: Final = 65_536
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,10 +48,25 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with urllib.request.urlopen(url, timeout=3) as answer:  # noqa: S310  The scheme is checked above.
             print(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        message = f"{url}: {_said(error)}"
+        raise SourceUnavailableError(message) from None
     except OSError as error:
-        message = f"{url}: {getattr(error, 'reason', error)}; see the log and /readyz"
+        reason = getattr(error, "reason", error)
+        why = getattr(reason, "strerror", None) or reason
+        message = f"{url}: no answer ({why}); does the broker run, and is this its operations address?"
         raise SourceUnavailableError(message) from None
     return 0
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """Return what is not ready and why, or that this is no probe."""
+    try:
+        dependencies = json.loads(error.read(_MAX_BYTES))["dependencies"]
+        down = [f"{name}: {each['reason'] or 'not ready'}" for name, each in dependencies.items() if not each["ready"]]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return f"answered {error.code}, which is no probe of a broker; the probes are /readyz and /livez"
+    return f"not ready: {'; '.join(down)}"
 
 
 def probe_of_this_machine(environment: Mapping[str, str]) -> str:

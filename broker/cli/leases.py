@@ -77,9 +77,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.database is None:
         print("broker: --database FILE is missing; it names the broker's state.db", file=sys.stderr)
         return 2
-    for record in open_leases(arguments.database):
-        if arguments.identity in {None, record.identity}:
-            print(json.dumps(_document(record)) if arguments.json else _line(record))
+    records = [record for record in open_leases(arguments.database) if arguments.identity in {None, record.identity}]
+    for record in records:
+        print(json.dumps(_document(record)) if arguments.json else _line(record))
+    if not records and not arguments.json:
+        print("no leases", file=sys.stderr)
     return 0
 
 

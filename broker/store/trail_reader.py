@@ -99,7 +99,10 @@ class SqliteTrailReader:
             raise self._unreadable(error) from None
 
     def _unreadable(self, error: sqlite3.Error) -> SettingsInvalidError:
-        return SettingsInvalidError(f"{self._path}: can't be read ({fault_of(error)})")
+        fault = fault_of(error)
+        # Another database, whole as it is, has no table of ours.
+        hint = "; is it the broker's audit.db?" if fault == "SQLITE_ERROR" else ""
+        return SettingsInvalidError(f"{self._path}: can't be read ({fault}){hint}")
 
 
 def _conditions(query: Query) -> tuple[list[str], list[object]]:
@@ -111,6 +114,8 @@ def _conditions(query: Query) -> tuple[list[str], list[object]]:
         pairs.append((f"outcome = '{query.outcome.value}'", []))
     if query.since_ms is not None:
         pairs.append(("time_ms >= ?", [query.since_ms]))
+    if query.until_ms is not None:
+        pairs.append(("time_ms < ?", [query.until_ms]))
     if query.identity.endswith("*"):
         prefix = query.identity[:-1]
         pairs.append(("identity >= ? AND identity < ?", [prefix, prefix + "\U0010ffff"]))

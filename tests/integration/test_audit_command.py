@@ -37,6 +37,7 @@ def place(tmp_path: Path) -> Path:
                     kind=EventKind.RESOLVE,
                     outcome=Outcome.FAILURE,
                     identity="spiffe://example/other",
+                    request="0123456789abcdef",
                     references=(ReferenceRecord(reference="env:LOGFLUX_PAT", status="denied", reason="no_rule"),),
                 )
             )
@@ -60,6 +61,11 @@ def found(place: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> list[
         (["--since", "24h"], [1, 2, 3, 4, 5, 6, 7]),
         (["--since", "2001-01-01T00:00:00Z", "--type", "auth"], [6]),
         (["--since", "2999-01-01"], []),
+        (["--until", "2999-01-01"], [1, 2, 3, 4, 5, 6, 7]),
+        (["--until", "24h"], []),
+        (["--request", "0123456789abcdef"], [7]),
+        (["--request", "0123456789abcde"], []),
+        (["--request", "spiffe://example/other"], []),
         (["--identity", SHIPPER], [2, 3, 4, 5]),
         (["--identity", "spiffe://example/*"], [2, 3, 4, 5, 7]),
         (["--identity", "dns:a\x1b[31m\nfake"], [6]),
@@ -78,7 +84,15 @@ def test_the_flags_narrow_and_the_newest_comes_last(
 
 
 @pytest.mark.parametrize(
-    "flags", [["--type", "nothing"], ["--outcome", "maybe"], ["--since", "soon"], ["--limit", "0"], ["--limit", "-1"]]
+    "flags",
+    [
+        ["--type", "nothing"],
+        ["--outcome", "maybe"],
+        ["--since", "soon"],
+        ["--until", "soon"],
+        ["--limit", "0"],
+        ["--limit", "-1"],
+    ],
 )
 def test_a_wrong_flag_is_refused_with_status_2(place: Path, flags: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -94,7 +108,7 @@ def test_a_line_says_who_what_and_how_it_ended_and_hides_nothing(
     assert len(out.splitlines()) == 7
     assert "\x1b" not in out
     assert r"dns:a\u001b[31m\u000afake  reason=no_rule  address=10.0.0.9" in out
-    assert "resolve  failure  spiffe://example/other  env:LOGFLUX_PAT=denied(no_rule)" in out
+    assert "resolve  failure  spiffe://example/other  request=0123456789abcdef  env:LOGFLUX_PAT=denied(no_rule)" in out
 
 
 def test_what_somebody_else_put_into_the_database_does_not_reach_the_terminal(
@@ -236,3 +250,11 @@ def test_a_place_that_no_collector_reads_is_refused(
         ended = int(end.code or 0)
     assert ended == status
     assert message in capsys.readouterr().err
+
+
+def test_another_database_is_told_from_the_trail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    connection = sqlite3.connect(tmp_path / "state.db")
+    connection.executescript("PRAGMA user_version = 1; CREATE TABLE lease (id TEXT);")
+    connection.close()
+    assert main(["audit", "search", "--database", str(tmp_path / "state.db")]) == 3
+    assert "is it the broker's audit.db?" in capsys.readouterr().err

@@ -1,3 +1,6 @@
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from broker.__main__ import exit_status, main, message_of
@@ -57,10 +60,28 @@ def test_an_error_is_told_with_its_code_and_its_place() -> None:
     assert message_of(SettingsInvalidError("y")) == "broker: error[settings_invalid]: y"
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh"])
 def test_completion_is_printed_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     assert "check-config" in capsys.readouterr().out
+
+
+def test_bash_completes_commands_options_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "broker.bash"
+    main(["completion", "bash"])
+    script.write_text(capsys.readouterr().out)
+    (tmp_path / "policy.yaml").touch()
+
+    def completed(*words: str) -> list[str]:
+        line = f"source {script}; COMP_WORDS=(broker {' '.join(words)}); COMP_CWORD={len(words)}; _shtab_broker"
+        command = ["bash", "-c", f'{line}; printf "%s\\n" "${{COMPREPLY[@]}}"']
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+
+    assert completed("check-c") == ["check-config"]
+    assert completed("policy", "re") == ["review"]
+    assert completed("audit", "search", "--unt") == ["--until"]
+    assert completed("policy", "check", "pol") == ["policy.yaml"]
+    assert completed("check-config", "--config", "pol") == ["policy.yaml"]
 
 
 def test_the_parser_of_every_verb_can_be_built_at_once() -> None:

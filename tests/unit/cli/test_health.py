@@ -16,7 +16,10 @@ class _Probe(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         ready = "vault" in parse_qs(urlsplit(self.path).query).get("exclude", [])
-        body = json.dumps({"ready": ready}).encode()
+        reason = "the store is sealed" * (not ready)
+        vault = {"ready": ready, "since": "2026-01-01T00:00:00Z", "reason": reason}
+        body = json.dumps({"ready": ready, "dependencies": {"audit": {"ready": True}, "vault": vault}}).encode()
+        body = body if urlsplit(self.path).path == "/readyz" else b"another service"
         self.send_response(200 if ready else 503)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -35,12 +38,12 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 def test_a_broker_that_is_not_ready_is_not_healthy(port: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["health"]) == 4
-    assert f"http://127.0.0.1:{port}/readyz: Service Unavailable" in capsys.readouterr().err
+    assert f"http://127.0.0.1:{port}/readyz: not ready: vault: the store is sealed\n" in capsys.readouterr().err
 
 
 def test_an_excluded_dependency_is_left_out_of_the_verdict(port: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["health", "--exclude", "audit", "--exclude", "vault"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"ready": True}
+    assert json.loads(capsys.readouterr().out)["ready"] is True
 
 
 def test_an_excluded_dependency_joins_the_query_of_a_given_address(port: int) -> None:
@@ -55,3 +58,13 @@ def test_the_port_is_the_one_that_the_environment_sets_for_the_broker(monkeypatc
 def test_another_scheme_than_http_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["health", "--url", "file:///etc/passwd"]) == 4
     assert "is an http address" in capsys.readouterr().err
+
+
+def test_a_broker_that_does_not_run_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["health", "--url", "http://127.0.0.1:1/readyz"]) == 4
+    assert "no answer (Connection refused); does the broker run, and is this its operations" in capsys.readouterr().err
+
+
+def test_what_is_no_probe_is_told_so(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["health", "--url", f"http://127.0.0.1:{port}/"]) == 4
+    assert "answered 503, which is no probe of a broker" in capsys.readouterr().err
