@@ -22,6 +22,12 @@ from broker.finding import Finding
 
 FILE_VARIABLE: Final = "LOGFLUX_CONFIG"
 _PREFIX: Final = "LOGFLUX_"
+_UNNAMED: Final = Finding(
+    code="settings_unreadable",
+    where="settings",
+    why="no file is named",
+    fix=f"name one with --config or {FILE_VARIABLE}, or set each of these by its variable",
+)
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 
@@ -47,7 +53,7 @@ class SettingsFaultsError(SettingsInvalidError):
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         """Keep the findings, which make one line."""
-        super().__init__("; ".join(f"{finding.where}: {finding.why}" for finding in findings))
+        super().__init__(". ".join(finding.text for finding in findings))
         self.findings = tuple(findings)
 
 
@@ -82,7 +88,8 @@ class SettingsSource:
         try:
             return Settings(**data) if isinstance(data, dict) else Settings()
         except ValidationError as error:
-            raise SettingsFaultsError(self._faults(error, model=Settings)) from None
+            unnamed = [] if self.file else [_UNNAMED]
+            raise SettingsFaultsError([*unnamed, *self._faults(error, model=Settings)]) from None
         except SettingsError as error:
             # Its text names the field and no value.
             field = re.search(r'field "(\w+)"', str(error))
@@ -183,8 +190,8 @@ def _read_file(file: Path) -> strict_yaml.Document:
     try:
         text = file.read_bytes()
     except OSError as error:
-        why = f"{error.strerror}; name the settings file with --config or {FILE_VARIABLE}"
-        raise _unreadable(file, why) from None
+        fix = f"name the settings file with --config or {FILE_VARIABLE}"
+        raise _unreadable(file, error.strerror or "can't be read", fix=fix) from None
     try:
         document = strict_yaml.read(text, what="the settings")
     except DocumentInvalidError as error:
@@ -194,10 +201,8 @@ def _read_file(file: Path) -> strict_yaml.Document:
     return document
 
 
-def _unreadable(file: Path, why: str) -> SettingsFaultsError:
-    return SettingsFaultsError(
-        [Finding(code="settings_unreadable", where=str(file), why=why, fix="see deploy/config/broker.yaml")]
-    )
+def _unreadable(file: Path, why: str, *, fix: str = "see deploy/config/broker.yaml") -> SettingsFaultsError:
+    return SettingsFaultsError([Finding(code="settings_unreadable", where=str(file), why=why, fix=fix)])
 
 
 def _set_by_environment() -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import takewhile
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from broker.assembly.parts import sealed_file, tls_files, webhook_verifier
 from broker.clock import SystemClock
 from broker.config import Settings
+from broker.config_file import leaves
 from broker.config_source import SettingsFaultsError, SettingsSource
 from broker.errors import FetchError, PolicyInvalidError, SettingsInvalidError, SourceUnavailableError
 from broker.finding import Finding, FoundError, Severity
@@ -46,6 +48,23 @@ def examine(source: SettingsSource, *, online: bool, running: bool) -> Iterator[
     except SettingsFaultsError as error:
         yield from error.findings
         return
+    names = _names_of_files(settings)
+    for finding in _examine(source, settings, online=online, running=running):
+        name = names.get(finding.where)
+        yield finding if name is None else replace(finding, where=f"{name}: {finding.where}")
+
+
+def _names_of_files(settings: Settings) -> dict[str, str]:
+    """Return the setting that names each file: who reads a finding knows the settings, and not always the file."""
+    names: dict[str, str] = {}
+    for name, value in leaves(settings).items():
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, Path | str) and Path(each).is_absolute():
+                names.setdefault(str(each), name)
+    return names
+
+
+def _examine(source: SettingsSource, settings: Settings, *, online: bool, running: bool) -> Iterator[Finding]:
     yield from source.unknown_variables()
     yield from examine_state(settings.state_directory)
     if not running:

@@ -113,7 +113,7 @@ def test_broker_down(walk: Walk) -> None:
     # What the log says at its end is what the check finds, one line a finding.
     why = f"{key}: mode 0644 lets others at the key; run: chmod 600 {key}"
     walk.run("journalctl").has(why)
-    assert walk.run(check, status=3).output.splitlines() == [f"error[key_open] {why}"]
+    assert walk.run(check, status=3).output.splitlines() == [f"error[key_open] tls.key: {why}"]
 
     # Nor does a broker run that can't write the record of its start.
     key.chmod(0o600)

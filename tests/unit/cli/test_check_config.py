@@ -277,6 +277,26 @@ def test_a_port_in_use_is_told_with_the_way_to_check_a_broker_that_runs(
     assert "if that is this broker, check with --running" in capsys.readouterr().out
 
 
+def test_a_file_is_told_with_the_setting_that_names_it(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.set("tls.client_ca", place.directory / "nothing")
+    place.set("webhook.key_files", [str(place.directory / "no-key")])
+    place.check(capsys)
+    main(["check-config", "--config", str(place.file)])
+    told = capsys.readouterr().out
+    assert f"error[file_missing] tls.client_ca: {place.directory}/nothing: No such file" in told
+    assert f"webhook.key_files: {place.directory}/no-key" in told
+
+
+def test_settings_without_a_file_are_told_how_to_name_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOGFLUX_CONFIG", raising=False)
+    assert main(["check-config"]) == 3
+    assert "settings: no file is named; name one with --config or LOGFLUX_CONFIG" in capsys.readouterr().out
+    assert main(["serve"]) == 3
+    assert "settings: no file is named; name one with --config or LOGFLUX_CONFIG" in capsys.readouterr().err
+
+
 def test_a_misspelt_variable_is_a_warning(
     place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
