@@ -2,6 +2,9 @@
 
 import argparse
 import asyncio
+import shutil
+import sys
+from pathlib import Path
 
 from broker.app import Service
 from broker.cli.sandbox import Sandbox, sandbox
@@ -44,8 +47,15 @@ try it:
   curl http://127.0.0.1:{place.operations_port}/readyz
 
 or with the agent's own command:
-  export LOGFLUX_BROKER_URL={place.url} LOGFLUX_BROKER_CA={place.authority}
+{_way_to_the_command()}  export LOGFLUX_BROKER_URL={place.url} LOGFLUX_BROKER_CA={place.authority}
   export LOGFLUX_AGENT_CERT={certificate} LOGFLUX_AGENT_KEY={key}
   broker get 'vault:secret/logflux#api_key'
   broker audit search --database {place.database}
 """
+
+
+def _way_to_the_command() -> str:
+    """Return the line that puts this command into the path of who ran `make run`, which needs none."""
+    if shutil.which("broker") is not None:
+        return ""
+    return f'  export PATH="{Path(sys.executable).parent}:$PATH"\n'
