@@ -45,6 +45,7 @@ def spellings(value: str) -> dict[str, bytes]:
         "hex in capitals": raw.hex().upper().encode(),
         "json": json.dumps(value)[1:-1].encode(),
         "python": value.encode("unicode_escape"),
+        "python bytes": repr(raw)[2:-1].encode(),
     }
 
 
