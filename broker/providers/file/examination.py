@@ -10,7 +10,7 @@ from typing import Final
 from broker.errors import SecretUnusableError, SourceUnavailableError
 from broker.finding import Finding, Severity
 from broker.key_file import unreadable
-from broker.providers.file.gates import gate_directory, gate_file, open_declared
+from broker.providers.file.gates import gate_directory, gate_file, gate_way, open_declared
 from broker.providers.file.settings import FileSettings, RootSettings
 
 # Enough to show how a volume is mounted; each file is gated again when it is read.
@@ -27,6 +27,7 @@ def examine_files(settings: FileSettings) -> Iterator[Finding]:
             yield Finding(code="root_missing", where=str(root.path), why=why, fix=fix)
             continue
         try:
+            gate_way(root)
             gate_directory(os.fstat(descriptor))
         except SecretUnusableError as error:
             why, _, fix = error.detail.partition("; ")

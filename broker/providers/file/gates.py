@@ -2,6 +2,7 @@
 
 import os
 import stat
+from pathlib import Path
 
 from broker.errors import SecretUnusableError, SourceUnavailableError
 from broker.providers.file.beneath import open_root
@@ -43,6 +44,23 @@ def gate_file(kind: RootKind, status: os.stat_result, *, path: str) -> None:
     if mode & ~_allowed(kind, status):
         message = f"mode {mode:04o} is open to others; run: chmod 600 {path} (or declare the kind of its root)"
         raise SecretUnusableError(message)
+
+
+def gate_way(root: RootSettings) -> None:
+    """Refuse a root in whose place others could put a link to a directory of ours.
+
+    Raises:
+        SecretUnusableError: They could; says what to run.
+        OSError: A directory above the root can't be looked at.
+
+    """
+    for above in {*root.path.parents, *Path(os.path.realpath(root.path)).parents}:
+        gate_directory(above.stat())
+    for name in (root.path, *root.path.parents):
+        status = name.lstat()
+        if stat.S_ISLNK(status.st_mode) and status.st_uid not in {0, os.geteuid()}:
+            message = f"a link above this file belongs to user {status.st_uid}; run: chown -h root {name}"
+            raise SecretUnusableError(message)
 
 
 def gate_directory(status: os.stat_result) -> None:

@@ -19,7 +19,7 @@ from broker.errors import (
 )
 from broker.providers.base import ProviderTools
 from broker.providers.file.beneath import Opener, open_beneath
-from broker.providers.file.gates import gate_directory, gate_file, open_declared
+from broker.providers.file.gates import gate_directory, gate_file, gate_way, open_declared
 from broker.providers.file.settings import FileEncoding, FileSettings, RootSettings
 from broker.reference import Source
 from broker.secret import Encoding, Reading, SecretDocument, SecretValue
@@ -116,6 +116,7 @@ class FileProvider:
         """Return the bytes with the file's status, or None when it changed meanwhile."""
         directory = open_declared(root)
         try:
+            gate_way(root)
             descriptor = self._open(directory, str(Path(path).relative_to(root.path)), gate_directory)
         finally:
             os.close(directory)

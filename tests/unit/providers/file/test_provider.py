@@ -266,6 +266,39 @@ def test_the_gate_of_directories(mode: int, allowed: bool) -> None:
             gate_directory(status)
 
 
+async def test_a_root_that_others_could_replace_by_a_link_is_refused(make: Make, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "root").mkdir(parents=True, mode=0o700)
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    file = secret(private / "key", b"of somebody else")
+    provider = make(path=home / "root")
+    secret(home / "root" / "key")
+    assert await value_of(provider, home / "root" / "key") == b"value"
+    # Who may write in the directory above the root replaces the root as a whole.
+    (home / "root").rename(home / "before")
+    (home / "root").symlink_to(private)
+    change_mode(home, 0o777)
+    error = await refusal(provider, home / "root" / "key")
+    assert isinstance(error, SecretUnusableError)
+    assert "chmod go-w" in error.detail
+    change_mode(home, 0o755)
+    assert await value_of(provider, home / "root" / "key") == file.read_bytes(), "a link of our own is followed"
+
+
+@pytest.mark.skipif(OURS != 0, reason="only root can give a link to somebody else")
+async def test_a_root_behind_a_link_of_another_user_is_refused(make: Make, root: Path, tmp_path: Path) -> None:
+    secret(root / "key")
+    link = tmp_path / "link"
+    link.symlink_to(root)
+    provider = make(path=link)
+    assert await value_of(provider, link / "key") == b"value"
+    os.lchown(link, STRANGER, GROUP)
+    error = await refusal(provider, link / "key")
+    assert isinstance(error, SecretUnusableError)
+    assert f"user {STRANGER}" in error.detail
+
+
 def test_a_directory_of_another_user_is_refused_who_could_put_a_link_there(monkeypatch: pytest.MonkeyPatch) -> None:
     # The link leads to a file of the broker's own below the same root, which that user may not read.
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
