@@ -29,7 +29,7 @@ class PlainListener:
         """
         self._protocol = protocol
         # Nobody has a name here, so that everybody shares everything, and what is idle gives way.
-        self._holders = Holders(share=max_connections, idle_seconds=_IDLE_SECONDS)
+        self._holders = Holders(places=None, idle_seconds=_IDLE_SECONDS)
         self._acceptor = Acceptor(
             sock=sock, max_connections=max_connections, admit=self._admit, make_room=self._holders.make_room
         )

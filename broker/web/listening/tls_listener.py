@@ -24,8 +24,6 @@ _LOG: Final = EventLogger("broker.listener")
 _BUFFER_BYTES: Final = 32 * 1024
 # What a client may still need, when the broker stops, to end a handshake that it has begun and to ask.
 _LAST_WORDS: Final = 1.0
-# Of the places, one in so many is out of reach for the identity that holds all the others.
-_OTHERS: Final = 8
 _IDLE_SECONDS: Final = 2.0
 
 
@@ -68,14 +66,12 @@ class TlsListener:
             name_of: Tells the name of the identity behind a handshake; empty when it has none.
             gave_way: Told of each idle connection that was ended to make room for another.
             max_connections: Open at once, those in a handshake included; more wait in the kernel. One identity has
-                seven eighths of them at most.
+                seven eighths at most of what others leave.
             handshake_seconds: The time for a handshake, and for a TLS shutdown.
 
         """
         self._protocol = protocol
-        holders = Holders(
-            share=max_connections - max_connections // _OTHERS, idle_seconds=_IDLE_SECONDS, gave_way=gave_way
-        )
+        holders = Holders(places=max_connections, idle_seconds=_IDLE_SECONDS, gave_way=gave_way)
         self._acceptor = Acceptor(
             sock=sock, max_connections=max_connections, admit=self._admit, make_room=holders.make_room
         )

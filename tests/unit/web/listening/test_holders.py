@@ -18,19 +18,27 @@ def filled(holders: Holders, name: str, count: int, *, idle_seconds: float | Non
     return connections
 
 
-def test_one_identity_has_its_share_and_no_more() -> None:
-    holders = Holders(share=14, idle_seconds=2)
-    busy = filled(holders, "greedy", 14)
+def test_an_eighth_of_what_others_leave_is_out_of_reach_for_one_identity() -> None:
+    holders = Holders(places=1024, idle_seconds=2)
+    busy = filled(holders, "greedy", 896)
     assert not holders.enter("greedy", Connection())
-    filled(holders, "modest", 2)
-    holders.leave("greedy", busy[0])
-    holders.leave("greedy", busy[0])
-    assert holders.enter("greedy", Connection())
-    assert not holders.enter("greedy", Connection())
+    # Two that work together lock nobody out either.
+    filled(holders, "its friend", 112)
+    assert not holders.enter("its friend", Connection())
+    filled(holders, "modest", 14)
+    for connection in busy[:2] + busy[:2]:
+        holders.leave("greedy", connection)
+    assert not holders.enter("greedy", Connection()), "it has as much as all that is free, seven times over"
+    filled(holders, "late", 1)
+
+
+def test_where_nobody_has_a_name_all_places_are_for_everybody() -> None:
+    holders = Holders(places=None, idle_seconds=2)
+    filled(holders, "", 10_000)
 
 
 def test_who_has_its_share_takes_the_next_from_itself() -> None:
-    holders = Holders(share=14, idle_seconds=2)
+    holders = Holders(places=16, idle_seconds=2)
     filled(holders, "greedy", 12)
     idle = filled(holders, "greedy", 2, idle_seconds=3)
     other = filled(holders, "modest", 1, idle_seconds=60)
@@ -43,7 +51,7 @@ def test_who_has_its_share_takes_the_next_from_itself() -> None:
 
 def test_room_is_made_by_who_holds_most_and_has_something_idle() -> None:
     gave_way = []
-    holders = Holders(share=90, idle_seconds=2, gave_way=lambda: gave_way.append(1))
+    holders = Holders(places=100, idle_seconds=2, gave_way=lambda: gave_way.append(1))
     filled(holders, "busy", 40)
     young = filled(holders, "busy", 1, idle_seconds=1.9)
     idle = filled(holders, "greedy", 20, idle_seconds=2)
@@ -54,7 +62,7 @@ def test_room_is_made_by_who_holds_most_and_has_something_idle() -> None:
 
 
 def test_nobody_makes_room_who_is_busy() -> None:
-    holders = Holders(share=4, idle_seconds=2)
+    holders = Holders(places=4, idle_seconds=2)
     busy = filled(holders, "busy", 4)
     holders.make_room()
     assert not any(connection.is_cut for connection in busy)
