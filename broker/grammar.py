@@ -171,10 +171,24 @@ def _check_characters(text: str) -> None:
         if category in _FORBIDDEN or (category == "Zs" and character != " "):
             refuse(f"U+{ord(character):04X} is an invisible or control character, which no reference holds", position)
     if not unicodedata.is_normalized("NFC", text):
-        normal = unicodedata.normalize("NFC", text)
-        pairs = zip(text, normal, strict=False)
-        position = next((at for at, (here, there) in enumerate(pairs) if here != there), min(len(text), len(normal)))
-        refuse("the text is not in Unicode's normal form C; write the composed characters", position)
+        refuse("the text is not in Unicode's normal form C; write the composed characters", _first_abnormal(text))
+
+
+def _first_abnormal(text: str) -> int:
+    """Return where the first character begins that is not in normal form C; 0 if it hangs together with all others.
+
+    Found by looking at each character with its marks and at neighbours, and without the normal form of the text, which
+    takes as long as the square of the length to make when marks stand in the wrong order.
+    """
+    before = begin = 0
+    for end in range(1, len(text) + 1):
+        if end == len(text) or not unicodedata.combining(text[end]):
+            if not unicodedata.is_normalized("NFC", text[begin:end]):
+                return begin
+            if not unicodedata.is_normalized("NFC", text[before:end]):
+                return before
+            before, begin = begin, end
+    return 0
 
 
 def _check_path(parts: Parts) -> None:

@@ -84,6 +84,9 @@ def test_a_query_value_has_one_encoding() -> None:
         ("vault:a/ b", 8),
         ("vault:a/b #c", 8),
         ("vault:a/e\u0301", 8),
+        ("vault:a/\u00e9 x\u0315\u0300y", 10),
+        ("vault:a/\u212b", 8),
+        ("vault:a/b\u1100\u1161", 9),
         ("vault:a/*", 8),
         ("vault:a/b#*", 10),
         ("vault:a/b#", 9),
@@ -184,3 +187,13 @@ def test_the_previous_version_has_one_spelling() -> None:
     assert found.source.version == "previous"
     assert found.text == "vault:a/b?decode=base64&version=previous#c"
     assert parse(found.text) == found
+
+
+def test_marks_in_the_wrong_order_are_found_without_putting_them_in_order() -> None:
+    def normalize(_form: str, _text: str) -> str:
+        raise AssertionError("this takes as long as the square of the length")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unicodedata.normalize", normalize)
+        found = position("vault:a/b" + "\u0315" * 500 + "\u0300" * 500)
+    assert found == 8
