@@ -45,7 +45,8 @@ class Counting:
         self.moments.append(self.clock.monotonic())
         asked = json.loads(await request.read())
         self.leases[asked["lease_id"]] += 1
-        return web.json_response({"lease_id": asked["lease_id"], "lease_duration": asked["increment"]})
+        lease = {"lease_id": asked["lease_id"], "lease_duration": asked["increment"]}
+        return web.json_response({"request_id": "r-1", **lease})
 
     def peak(self, seconds: float) -> int:
         """Return the most renewals in any window of `seconds`."""
