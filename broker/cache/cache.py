@@ -134,6 +134,10 @@ class Cache:
         self._refusals.clear()
         self._flights.clear()
 
+    def grow_at_most(self, size: int) -> None:
+        """Hold at most `size` bytes of values more than now, until this is said anew."""
+        self._memory.grow_at_most(size)
+
     def give_way(self) -> int:
         """Let go of half of the bytes that are held, the least used first; return how many bytes that were."""
         before = self._memory.size

@@ -28,6 +28,7 @@ class Memory:
         self._metrics = metrics
         self._max_entries = max_entries
         self._max_bytes = max_bytes
+        self._bound = max_bytes
         self._entries: OrderedDict[Source, Entry] = OrderedDict()
         # A heap of no values: an entry that is let go must not live on here. Its moment counts while it is the latest.
         self._moments: list[tuple[float, int, Source]] = []
@@ -56,11 +57,11 @@ class Memory:
         self._let_go(source)
         evicted = 0
         size = entry.reading.document.size
-        if self._max_entries >= 1 and size <= self._max_bytes:
+        if self._max_entries >= 1 and size <= self._bound:
             self._entries[source] = entry
             self.size += size
             self.remind(source, entry, min(entry.refresh_at, entry.lasts_until))
-            while len(self._entries) > self._max_entries or self.size > self._max_bytes:
+            while len(self._entries) > self._max_entries or self.size > self._bound:
                 self._let_go(next(iter(self._entries)))
                 evicted += 1
         self._report(evicted)
@@ -69,6 +70,10 @@ class Memory:
         """Let go of `source`."""
         self._let_go(source)
         self._report()
+
+    def grow_at_most(self, size: int) -> None:
+        """Hold at most `size` bytes more than now, until this is said anew."""
+        self._bound = min(self._max_bytes, self.size + size)
 
     def shrink(self, size: int) -> None:
         """Let go of what was not used for longest until at most `size` bytes are held."""

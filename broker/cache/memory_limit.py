@@ -17,6 +17,8 @@ from broker.series.memory import MemorySeries
 _LOG: Final = EventLogger("broker.memory")
 # From here on the cache gives way, a half of it at each look.
 _HIGH: Final = 0.85
+# A field that was asked for stands in memory beside the document that it is out of.
+_TIMES: Final = 2
 # Memory is looked at again before it can be used up, at this many bytes a second: measured with values of 1 MiB, a
 # burst fills 170 MiB a second on two cores.
 _FASTEST: Final = 512 * 1024 * 1024
@@ -27,6 +29,10 @@ _LINE_SECONDS: Final = 60.0
 
 class GivesWay(Protocol):
     """Holds what can be read again."""
+
+    def grow_at_most(self, size: int) -> None:
+        """Hold at most `size` bytes more than now, until this is said anew."""
+        ...
 
     def give_way(self) -> int:
         """Let go of half of it, the least used first; return how many bytes that were."""
@@ -66,6 +72,8 @@ class MemoryLimit:
             use = await asyncio.to_thread(self._look)
             if use is not None:
                 self._metrics.memory(limit=use.limit, used=use.used)
+                # Until it is looked again, nothing that is read can use up more than there is.
+                self._cache.grow_at_most(max(0, int(_HIGH * use.limit) - use.used) // _TIMES)
                 if use.used > _HIGH * use.limit and (freed := self._cache.give_way()):
                     self._metrics.gave_way()
                     self._tell(use, freed)

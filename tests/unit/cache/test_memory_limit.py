@@ -39,6 +39,10 @@ class Giver:
     def __init__(self, holds: int = 1024) -> None:
         self.holds = holds
         self.asked = 0
+        self.growth: list[int] = []
+
+    def grow_at_most(self, size: int) -> None:
+        self.growth.append(size)
 
     def give_way(self) -> int:
         self.asked += 1
@@ -93,6 +97,26 @@ async def test_the_cache_gives_way_when_memory_is_high_and_not_before() -> None:
         # Nothing is left to give, which is no event.
         await kept.look.happens()
         assert kept.series("broker_cache_gave_way_total") == 11.0
+
+
+async def test_until_the_next_look_the_cache_may_grow_by_half_of_what_is_left() -> None:
+    async with Kept(MemoryUse(limit=1000, used=650)) as kept:
+        await kept.look.happens()
+        assert kept.cache.growth[-1] == 100
+        kept.look.use = MemoryUse(limit=1000, used=900)
+        await until(lambda: kept.cache.growth[-1] == 0)
+
+
+async def test_what_would_let_the_cache_grow_further_takes_the_place_of_what_was_used_least() -> None:
+    cache = await filled_cache()
+    cache.grow_at_most(100)
+    provider = FakeProvider({f"later-{number}": text_reading("x" * 100) for number in range(3)})
+    for number in range(3):
+        await cache.get(Source("vault", f"later-{number}"), **CLOCKS, fetch=provider.fetch)
+    kept = [number for number in range(8) if cache.lookup(Source("vault", str(number)), **CLOCKS)]
+    assert kept == [2, 3, 4, 5, 6, 7]
+    cache.grow_at_most(10_000)
+    await cache.aclose()
 
 
 async def test_the_limit_and_the_use_are_series() -> None:
