@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from broker.app import Service
+from broker.cli.allocator import return_large_blocks
 from broker.cli.undumpable import forbid_dumps
 from broker.config import Settings
 from broker.config_source import read_settings, settings_file
@@ -48,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     """
     forbid_dumps()
+    return_large_blocks()
     # Until there is a loop that reloads on it, it waits; its default would end the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     manager = ServiceManager.from_environment(os.environ, pid=os.getpid())
