@@ -40,6 +40,9 @@ class ListenSettings(Section):
     idle_seconds: Seconds = Field(
         default=30.0, description="Time for the head of a request, and the idle time of a kept connection."
     )
+    write_seconds: Seconds = Field(
+        default=30.0, description="Time for an agent to take an answer; then its connection is cut."
+    )
     drain_seconds: Seconds = Field(
         default=20.0,
         description="Time for requests in flight after SIGTERM: half to answer them, half for the answers to be taken.",
@@ -86,6 +89,12 @@ class LimitSettings(Section):
         description="Bytes of one value: a file, a variable, or all values of one secret together.",
     )
     body_seconds: Seconds = Field(default=10.0, description="Time for a request's body to arrive.")
+    max_bytes_in_flight: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="Bytes of bodies that arrive, of what is read for requests, and of answers on their way, all at "
+        "once; one identity has at most half of each. By default an eighth of the memory limit of the broker's "
+        "control group, or 256 MiB (268435456) where there is none. 0: any number.",
+    )
     identity_requests_per_second: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
         default=200.0,
         description="Requests a second that one identity may make for long, for values, watches, tokens and its leases "

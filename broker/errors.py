@@ -199,6 +199,13 @@ class LeaseLimitError(SourceUnavailableError):
     was_asked = False
 
 
+class InFlightLimitError(SourceUnavailableError):
+    """As many bytes are on their way as the broker has memory for; it says nothing of a source."""
+
+    code = "in_flight_limit"
+    was_asked = False
+
+
 class SourceMintsError(FetchError):
     """Reading the source would make something for one asker, so it has to be minted; it says nothing of a fault."""
 
@@ -209,6 +216,12 @@ class SecretUnusableError(FetchError):
     """The source has something there that can't be handed out: too large, not base64, no regular file."""
 
     code = "secret_unusable"
+
+
+class AnswerTooLargeError(SecretUnusableError):
+    """The values of one request are together more than one answer may have; each alone may be had."""
+
+    code = "answer_too_large"
 
 
 class AuditUnavailableError(BrokerError):

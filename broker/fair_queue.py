@@ -1,11 +1,11 @@
 """Turns for reads of one back end: so many at once, the others in lanes by identity that are served in rotation."""
 
 import asyncio
-from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from broker.errors import SourceUnavailableError
+from broker.lanes import Lanes
 
 
 class QueueFullError(SourceUnavailableError):
@@ -22,8 +22,7 @@ class FairQueue:
         self._free = at_once
         self._max_waiting = max_waiting
         self._max_waiting_each = max_waiting_each
-        self._waiting = 0
-        self._lanes: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
+        self._lanes: Lanes[asyncio.Future[None]] = Lanes()
 
     @asynccontextmanager
     async def turn(self, lane: Hashable) -> AsyncIterator[None]:
@@ -43,13 +42,11 @@ class FairQueue:
             self._pass_on()
 
     async def _wait(self, lane: Hashable) -> None:
-        queue = self._lanes.get(lane)
-        if self._waiting >= self._max_waiting or (queue is not None and len(queue) >= self._max_waiting_each):
+        if len(self._lanes) >= self._max_waiting or self._lanes.waiting(lane) >= self._max_waiting_each:
             message = "too many reads wait for this source already; ask again in a moment"
             raise QueueFullError(message, retry_after=1.0)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lanes.setdefault(lane, deque()).append(turn)
-        self._waiting += 1
+        self._lanes.add(lane, turn)
         try:
             await turn
         except asyncio.CancelledError:
@@ -57,30 +54,16 @@ class FairQueue:
                 # The turn came in the same moment as the end; somebody else may have it.
                 self._pass_on()
             else:
-                self._leave(lane, turn)
+                self._lanes.remove(lane, turn)
             raise
 
     def _pass_on(self) -> None:
         while self._lanes:
-            lane, queue = next(iter(self._lanes.items()))
-            turn = queue.popleft()
-            self._waiting -= 1
-            if queue:
-                self._lanes.move_to_end(lane)
-            else:
-                del self._lanes[lane]
+            turn = self._lanes.take(self._lanes.next())
             if not turn.done():
                 turn.set_result(None)
                 return
         self._free += 1
-
-    def _leave(self, lane: Hashable, turn: "asyncio.Future[None]") -> None:
-        queue = self._lanes.get(lane)
-        if queue is not None and turn in queue:
-            queue.remove(turn)
-            self._waiting -= 1
-            if not queue:
-                del self._lanes[lane]
 
 
 class FairQueues:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from broker.series.audit import AuditSeries
 from broker.series.cache import CacheSeries, Outlook
 from broker.series.connections import ConnectionSeries
+from broker.series.in_flight import InFlightSeries
 from broker.series.memory import MemorySeries
 from broker.series.reloads import ReloadSeries
 from broker.series.requests import RequestSeries
@@ -27,6 +28,7 @@ class Metrics(
     TokenSeries,
     CacheSeries,
     MemorySeries,
+    InFlightSeries,
     UpstreamSeries,
     BudgetSeries,
     LeaseSeries,
@@ -46,6 +48,7 @@ class Metrics(
         TokenSeries.__init__(self, registry)
         CacheSeries.__init__(self, registry)
         MemorySeries.__init__(self, registry)
+        InFlightSeries.__init__(self, registry)
         UpstreamSeries.__init__(self, registry)
         BudgetSeries.__init__(self, registry)
         LeaseSeries.__init__(self, registry)

@@ -10,9 +10,11 @@ from typing import Final
 
 from broker.admission import Admission, Admitted, Policy, PolicySource
 from broker.audit.event import EventKind, EventSink, Outcome, ReferenceRecord
+from broker.byte_budget import UNCOUNTED
 from broker.cache.remembered import Cached
 from broker.errors import FetchError, MalformedReferenceError, ReferenceCountError
 from broker.identity import PeerIdentity
+from broker.in_flight import Claim
 from broker.leases.held import Asker
 from broker.metrics import Metrics
 from broker.peer_address import Address
@@ -89,8 +91,9 @@ class ResolveReferences:
         address: Address,
         request: str,
         wishes: Wishes,
+        claim: Claim,
     ) -> Resolution:
-        """Return what `peer` may have of `texts`, after that is on record.
+        """Return what `peer` may have of `texts`, after that is on record; `claim` counts what that takes in memory.
 
         Raises:
             ReferenceCountError: There is no reference, or there are too many.
@@ -107,13 +110,17 @@ class ResolveReferences:
         parsed = {text: self._parse(text) for text in texts}
         decisions = self._decide(self._policy.current, asker, parsed.values())
         readings = await self._sources.read(
-            decisions, _freshness(parsed, wishes), Asker(peer=peer, context=asker.context)
+            decisions, _freshness(parsed, wishes), Asker(peer=peer, context=asker.context), claim
         )
         now = asker.context.now
         items = [self._item(text, parsed[text], decisions, readings, now=now) for text in texts]
         if wishes.previous:
-            items = await self._with_previous(asker, parsed, decisions, readings, items, wishes.max_age)
+            items = await self._with_previous(asker, parsed, decisions, readings, items, wishes.max_age, claim)
         resolution = resolution_of(items, require)
+        size = sum([item.size for item in items])
+        if size > UNCOUNTED and resolution.complete:
+            items = await _with_room(items, size, readings, claim)
+            resolution = resolution_of(items, require)
         await self._record(asker, items, resolution)
         return resolution
 
@@ -173,6 +180,7 @@ class ResolveReferences:
         readings: Mapping[Source, Cached | FetchError],
         items: Sequence[Item],
         max_age: float | None,
+        claim: Claim,
     ) -> list[Item]:
         """Return `items`, each with the version before where that counts, is there, and may be had."""
         now = asker.context.now
@@ -183,7 +191,7 @@ class ResolveReferences:
         # Read when the current one was, it may still be the version before that.
         versions = {overlap.reference.source: overlap.version for overlap in before.values()}
         older = await self._sources.read(
-            decided, Freshness(max_age=max_age, versions=versions), Asker(peer=asker.peer, context=asker.context)
+            decided, Freshness(max_age=max_age, versions=versions), Asker(peer=asker.peer, context=asker.context), claim
         )
         joined = []
         for item in items:
@@ -221,6 +229,18 @@ def _freshness(parsed: Mapping[str, _Parsed], wishes: Wishes) -> Freshness:
         if isinstance(reference, Reference):
             versions[reference.source] = max(version, versions.get(reference.source, 0))
     return Freshness(max_age=wishes.max_age, versions=versions)
+
+
+async def _with_room(
+    items: Sequence[Item], size: int, readings: Mapping[Source, Cached | FetchError], claim: Claim
+) -> list[Item]:
+    """Return `items` when there is room for an answer of `size` bytes, else with no value among them."""
+    documents = [reading.reading.document for reading in readings.values() if isinstance(reading, Cached)]
+    try:
+        await claim.answer(size, documents)
+    except FetchError as error:
+        return [item.without_value(error) for item in items]
+    return list(items)
 
 
 def _records(items: Iterable[Item]) -> list[ReferenceRecord]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from json.encoder import encode_basestring_ascii
 from typing import Any, Final, NoReturn, final
 
 from broker import written_json
@@ -87,6 +88,15 @@ class SecretValue(_Opaque):
     @property
     def size(self) -> int:
         """Return the number of bytes, for limits; never log it."""
+        return len(self._data)
+
+    @property
+    def answer_size(self) -> int:
+        """Return how many bytes it takes in an answer, where text is escaped; for limits, never log it."""
+        if self.encoding is Encoding.TEXT:
+            return len(encode_basestring_ascii(self._data.decode("utf-8")))
+        if self.encoding is Encoding.BASE64:
+            return 4 * -(-len(self._data) // 3) + 2
         return len(self._data)
 
     def reveal(self) -> bytes:

@@ -1,7 +1,7 @@
 """Read what policy allows: each source once a request, from memory or by its provider, as fresh as was asked for."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -16,6 +16,7 @@ from broker.errors import (
     SourceUnavailableError,
 )
 from broker.fair_queue import FairQueues
+from broker.in_flight import Claim
 from broker.leases.held import Asker
 from broker.policy.decision import Allow, Decision
 from broker.providers.base import Provider
@@ -79,9 +80,9 @@ class Sources:
         return reference.source.scheme if reference.source.scheme in self._providers else "none"
 
     async def read(
-        self, decisions: Mapping[Reference, Decision], freshness: Freshness, asker: Asker
+        self, decisions: Mapping[Reference, Decision], freshness: Freshness, asker: Asker, claim: Claim
     ) -> Mapping[Source, Cached | FetchError]:
-        """Read each allowed source once, with the shortest clocks that apply to it.
+        """Read each allowed source once, with the shortest clocks that apply to it; `claim` counts what is read.
 
         Raises:
             StateUnavailableError: A source mints, and what it mints could not be remembered.
@@ -98,7 +99,10 @@ class Sources:
         if waiting:
             references = _by_source(decisions)
             reads = [
-                self._fetch(source, clocks[source], freshness.versions.get(source), asker, references[source])
+                self._counted(
+                    claim,
+                    self._fetch(source, clocks[source], freshness.versions.get(source), asker, references[source]),
+                )
                 for source in waiting
             ]
             # One alone needs no task of its own.
@@ -120,6 +124,16 @@ class Sources:
         provider.check(source)
         fetch = self._in_turn(provider, _WATCH_LANE)
         return await self._cache.get(source, fresh_for=_YOUNG_SECONDS, max_stale=max_stale, fetch=fetch)
+
+    async def _counted(self, claim: Claim, read: Coroutine[None, None, Cached | FetchError]) -> Cached | FetchError:
+        """Return what was read, unless there is no room for it until the answer is made."""
+        found = await read
+        if isinstance(found, Cached):
+            try:
+                claim.hold(found.reading.document)
+            except FetchError as error:
+                return error
+        return found
 
     async def _fetch(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from broker.byte_budget import ByteBudget
 from broker.providers.base import ProviderTools
 from broker.providers.own_variables import OwnVariables
 from broker.providers.vault.provider import VaultProvider
@@ -123,6 +124,7 @@ def provider_of(
     *,
     seen: Seen | None = None,
     own: OwnVariables | None = None,
+    answers: ByteBudget | None = None,
     **settings: Any,
 ) -> VaultProvider:
     seen = seen or Seen()
@@ -135,7 +137,13 @@ def provider_of(
                 **settings,
             }
         ),
-        tools=ProviderTools(clock=seen, observer=seen, max_value_bytes=1_048_576, own=own or OwnVariables()),
+        tools=ProviderTools(
+            clock=seen,
+            observer=seen,
+            max_value_bytes=1_048_576,
+            own=own or OwnVariables(),
+            answers=answers or ByteBudget.unlimited(),
+        ),
     )
     _keep(provider)
     return provider

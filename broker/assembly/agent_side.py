@@ -45,7 +45,9 @@ class AgentSide:
         self._trail = base.traced_trail
         self._peers = Peers(trust=base.credentials, allow_no_eku=base.settings.tls.allow_no_eku)
         self._admission = self._admit()
-        self._door = AgentDoor(peers=self._peers, clock=base.clock, admission=self._admission)
+        self._door = AgentDoor(
+            peers=self._peers, clock=base.clock, admission=self._admission, in_flight=source_side.in_flight
+        )
         self._resolve = ResolveReferences(
             admission=self._admission,
             policy=base.policy,

@@ -70,7 +70,12 @@ class AgentListener:
         life.at_end(runner.cleanup)
         life.at_end(partial(self._drain.finish, seconds=drain_seconds))
         listener = TlsListener(
-            protocol=HttpConnections(runner=runner, idle_seconds=listen.idle_seconds, metrics=self._base.metrics),
+            protocol=HttpConnections(
+                runner=runner,
+                idle_seconds=listen.idle_seconds,
+                write_seconds=listen.write_seconds,
+                metrics=self._base.metrics,
+            ),
             sock=self._sock,
             context=self._base.credentials.context,
             on_handshake=self._record_handshake,

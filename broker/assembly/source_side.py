@@ -6,12 +6,14 @@ from broker.assembly.foundation import Foundation
 from broker.assembly.implementations import build_providers, provider_connections, state_store
 from broker.assembly.parts import sealed_file
 from broker.cache.cache import Cache
+from broker.cache.control_group import memory_use
 from broker.cache.memory_limit import MemoryLimit
 from broker.cache.sealing import Sealing
 from broker.changes.feed import Comparable
 from broker.config import LimitSettings
 from broker.fair_queue import FairQueue, FairQueues
 from broker.grammar import VAULT
+from broker.in_flight import InFlight, default_total
 from broker.leases.leases import Leases
 from broker.leases.settings import LeaseSettings
 from broker.leases.standing import Grounds
@@ -27,6 +29,7 @@ class SourceSide:
         providers: By their schemes.
         max_connections: What they may have open at once, all together.
         comparable: Those that can tell what has changed without a read of each secret.
+        in_flight: What requests may have in memory at once.
         cache: What is remembered of them.
         leases: What they mint.
         sources: Reads for a request, through all of the above.
@@ -41,7 +44,14 @@ class SourceSide:
 
         """
         settings, clock, metrics = base.settings, base.clock, base.metrics
-        tools = ProviderTools(clock=clock, observer=metrics, max_value_bytes=settings.limits.max_value_bytes)
+        total = settings.limits.max_bytes_in_flight
+        self.in_flight = InFlight.of(default_total(memory_use()) if total is None else total, metrics)
+        tools = ProviderTools(
+            clock=clock,
+            observer=metrics,
+            max_value_bytes=settings.limits.max_value_bytes,
+            answers=self.in_flight.upstream,
+        )
         self.providers = build_providers(settings, tools)
         connections = provider_connections(settings)
         self.max_connections = sum(connections.values())

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
+from broker.byte_budget import ByteBudget
 from broker.clock import Clock
 from broker.errors import FetchError
 from broker.finding import Finding
@@ -220,12 +221,22 @@ class UpstreamObserver(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderTools:
-    """What the composition root hands to every provider; `own` are the variables with the broker's own credentials."""
+    """What the composition root hands to every provider.
+
+    Attributes:
+        clock: Wall time and steady time.
+        observer: Counts what is asked of the back end.
+        max_value_bytes: Of one value.
+        own: The variables with the broker's own credentials.
+        answers: Bytes of large answers of back ends that may be in memory at once.
+
+    """
 
     clock: Clock
     observer: UpstreamObserver
     max_value_bytes: int
     own: OwnVariables = field(default_factory=OwnVariables)
+    answers: ByteBudget = field(default_factory=ByteBudget.unlimited)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from json.encoder import encode_basestring_ascii
 from typing import Final, Protocol
 
 from broker.audit.event import ReferenceRecord
@@ -23,6 +24,8 @@ from broker.secret import SecretValue
 
 WITHHELD: Final = "withheld"
 _MAX_DERIVED: Final = 1024
+# Bytes around a value in an answer: names, clocks and a lease.
+_AROUND: Final = 400
 TOO_OLD_CODE: Final = "secret_too_old"
 # Told only to those whom policy allows the reference: the secret is there, and has not been rotated for too long.
 TOO_OLD_DETAIL: Final = "the secret is older than policy allows for you, or nobody knows how old; have it rotated"
@@ -47,6 +50,7 @@ class Item:
         scheme: The provider that it concerns, `none` when there is none; a label of a metric.
         result: What its asker is told.
         record: What the audit keeps of it.
+        size: Bytes that its value takes in an answer, with what is told about it; 0 without one.
         previous: The item of the version before, whose value leaves with this one.
 
     """
@@ -54,6 +58,7 @@ class Item:
     scheme: str
     result: Granted | Refused
     record: ReferenceRecord
+    size: int = 0
     previous: "Item | None" = None
 
     def withheld(self) -> "Item":
@@ -61,13 +66,21 @@ class Item:
         previous = None if self.previous is None else self.previous.withheld()
         return replace(self, record=replace(self.record, status=WITHHELD, fingerprint=""), previous=previous)
 
+    def without_value(self, error: FetchError) -> "Item":
+        """Return the item as one whose value can't leave because of `error`; it stays as it is if it has none."""
+        if not isinstance(self.result, Granted):
+            return self
+        status, reason = _status_of(error)
+        record = ReferenceRecord(reference=self.record.reference, status=status, reason=reason, rule=self.record.rule)
+        return Item(self.scheme, _failed(self.result.reference, status, error), record)
+
     def with_previous(self, before: "Item", until: float) -> "Item":
         """Return the item with the value of `before`, the version before, which counts until the wall time `until`."""
         current, older = self.result, before.result
         if not isinstance(current, Granted) or not isinstance(older, Granted):
             return self
         previous = Previous(value=older.value, version=older.version or "", until=until)
-        return replace(self, result=replace(current, previous=previous), previous=before)
+        return replace(self, result=replace(current, previous=previous), size=self.size + before.size, previous=before)
 
 
 def resolution_of(items: Sequence[Item], require: Require) -> Resolution:
@@ -124,17 +137,10 @@ def too_old_item(text: str, reference: Reference, decision: Allow, cached: Cache
 def failed_item(text: str, reference: Reference, decision: Allow, scheme: str, error: FetchError) -> Item:
     """Return the item of an allowed reference that gave no value."""
     status, reason = _status_of(error)
-    refused = Refused(
-        reference=text,
-        status=status,
-        code=error.code,
-        detail=error.detail,
-        retry_after=error.retry_after if isinstance(error, SourceUnavailableError) else None,
-    )
     record = ReferenceRecord(
         reference=reference.text, status=status, reason=reason, rule=decision.rule, words=error.words
     )
-    return Item(scheme, refused, record)
+    return Item(scheme, _failed(text, status, error), record)
 
 
 def granted_item(text: str, reference: Reference, decision: Allow, cached: Cached, fingerprints: Fingerprints) -> Item:
@@ -168,7 +174,8 @@ def granted_item(text: str, reference: Reference, decision: Allow, cached: Cache
         owner=cached.reading.facts.owner,
         classification=cached.reading.facts.classification,
     )
-    item = Item(reference.source.scheme, granted, record)
+    size = _AROUND + len(encode_basestring_ascii(text)) + granted.value.answer_size
+    item = Item(reference.source.scheme, granted, record, size)
     if len(cached.derived) < _MAX_DERIVED:
         cached.derived[text, decision.rule] = item
     return item
@@ -183,6 +190,16 @@ def _value(reference: Reference, cached: Cached) -> SecretValue:
     except (binascii.Error, ValueError):
         message = "the value is there and is no base64, so `decode=base64` can't be applied"
         raise SecretUnusableError(message) from None
+
+
+def _failed(text: str, status: Status, error: FetchError) -> Refused:
+    return Refused(
+        reference=text,
+        status=status,
+        code=error.code,
+        detail=error.detail,
+        retry_after=error.retry_after if isinstance(error, SourceUnavailableError) else None,
+    )
 
 
 def _status_of(error: FetchError) -> tuple[Status, str]:

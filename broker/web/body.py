@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from broker import strict_json
 from broker.strict_json import JsonInvalidError
+from broker.web.claims import claim_of
 from broker.web.problems import HttpRefusedError, WebCode
 
 _MAX_FAULTS: Final = 5
@@ -41,6 +42,7 @@ async def read_bytes(request: web.Request, limits: BodyLimits) -> bytes:
 
     Raises:
         HttpRefusedError: It is too large, of another type, encoded, slow, or cut.
+        InFlightLimitError: Too many bodies are arriving.
 
     """
     _check_head(request)
@@ -52,6 +54,7 @@ async def read_raw(request: web.Request, limits: BodyLimits) -> bytes:
 
     Raises:
         HttpRefusedError: It is too large, slow, or cut.
+        InFlightLimitError: Too many bodies are arriving.
 
     """
     if request.content_length is not None and request.content_length > limits.max_bytes:
@@ -107,6 +110,9 @@ async def _read(request: web.Request, limits: BodyLimits) -> bytes:
         if len(whole) > limits.max_bytes:
             raise _too_large(limits.max_bytes)
         return whole
+    claim = claim_of(request)
+    if claim is not None:
+        claim.body(limits.max_bytes if request.content_length is None else request.content_length)
     read: Callable[[], Any] = request.content.readany
     chunks = bytearray()
     try:

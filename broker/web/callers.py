@@ -1,6 +1,6 @@
 """Who calls: the peer of a request's connection, where it calls from, and what it presents."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from aiohttp import web
@@ -9,7 +9,9 @@ from broker.audit.event import EventKind
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError
 from broker.identity import PeerIdentity
+from broker.in_flight import Claim, InFlight
 from broker.peer_address import Address, parse_address
+from broker.web.claims import begin_claim
 from broker.web.middleware import facts_of, request_id_of
 from broker.web.problems import HttpRefusedError, WebCode
 
@@ -18,11 +20,12 @@ _INVALID_REQUEST: Final = {"WWW-Authenticate": 'Bearer realm="broker", error="in
 
 
 class Caller(NamedTuple):
-    """Whoever is at the other end; `request` is the id that the broker gave to the request."""
+    """Whoever is at the other end; `request` is the broker's id of the request, `claim` what that has in memory."""
 
     peer: PeerIdentity
     address: Address
     request: str
+    claim: Claim
 
 
 class PeerSource(Protocol):
@@ -56,6 +59,7 @@ class AgentDoor:
     peers: PeerSource
     clock: Clock
     admission: Admitting
+    in_flight: InFlight = field(default_factory=InFlight.unlimited)
 
     async def identify(self, request: web.Request) -> Caller:
         """Return who calls, however often that is.
@@ -73,7 +77,7 @@ class AgentDoor:
             await self.admission.refuse_identity(error, address=address, request=instance)
             raise
         facts_of(request).identity = peer.name
-        return Caller(peer, address, instance)
+        return Caller(peer, address, instance, begin_claim(request, self.in_flight, peer.name))
 
     async def admit(self, request: web.Request, kind: EventKind) -> Caller:
         """Return who calls for something of `kind`.

@@ -60,6 +60,7 @@ class Problem(NamedTuple):
 
 
 PROBLEMS: Final[Mapping[str, Problem]] = {
+    "answer_too_large": Problem(422, "The values are too much for one answer"),
     "audit_unavailable": Problem(503, "The audit record can't be made durable"),
     "authorization_malformed": Problem(400, "The Authorization header can't be used"),
     "body_incomplete": Problem(400, "The body ended early"),
@@ -72,6 +73,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "host_unknown": Problem(421, "The request is for another host"),
     "http_version_unsupported": Problem(505, "The HTTP version is not spoken here"),
     "identity_refused": Problem(401, "The certificate is no identity"),
+    "in_flight_limit": Problem(503, "Too many bytes are on their way"),
     "internal": Problem(500, "Internal error"),
     "invalid_token": Problem(401, "The token is refused"),
     "lease_limit": Problem(503, "The identity has too many leases"),
@@ -106,7 +108,9 @@ WORST_FIRST: Final = (
     "upstream_denied",
     "secret_missing",
     "secret_unusable",
+    "answer_too_large",
     "lease_limit",
+    "in_flight_limit",
     "source_unavailable",
 )
 

@@ -39,8 +39,20 @@ class ResolveRequest(BaseModel):
 
 def resolution_body(resolution: Resolution) -> bytes:
     """Return the answer's JSON: one object a reference, in the order asked."""
-    results = [_granted(result) if isinstance(result, Granted) else _refused(result) for result in resolution.results]
-    return f'{{"results":[{",".join(results)}]}}'.encode()
+    return f'{{"results":[{",".join([_result(result) for result in resolution.results])}]}}'.encode()
+
+
+def resolution_parts(resolution: Resolution) -> list[bytes]:
+    """Return the same in parts, of which no copy is made, for what is large."""
+    parts = [b'{"results":[']
+    for result in resolution.results:
+        parts += (_result(result).encode(), b",")
+    parts[-1] = b"]}"
+    return parts
+
+
+def _result(result: Granted | Refused) -> str:
+    return _granted(result) if isinstance(result, Granted) else _refused(result)
 
 
 def _granted(result: Granted) -> str:

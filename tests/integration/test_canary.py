@@ -72,6 +72,10 @@ def broker(receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iter
         canary_file = place.files / "canary"
         canary_file.touch(mode=0o600)
         canary_file.write_text(CANARY)
+        # One whose answer is written in pieces.
+        large_file = place.files / "large"
+        large_file.touch(mode=0o600)
+        large_file.write_text(CANARY * 20_000)
         yield it
 
 
@@ -129,6 +133,7 @@ def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: Running
     rightful = [
         broker.resolve("vault:secret/logflux#api_key"),
         broker.resolve("vault:secret/logflux#/nested/key", f"{broker.place.files}/canary"),
+        broker.resolve(large := f"{broker.place.files}/large"),
     ]
     for answer in rightful:
         assert answer.status == 200, answer.body
@@ -145,6 +150,8 @@ def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: Running
         broker.resolve("vault:secret/logflux#/api_key/deeper"),
         broker.resolve(CERTIFICATE, agent="stranger"),
         broker.resolve(CREDENTIAL),
+        # Too much for one answer.
+        broker.resolve(*[large] * 100),
         broker.send("GET", "/v1/leases", None, headers={}),
         broker.send("DELETE", "/v1/leases/lease_nothing", None, headers={}),
         broker.resolve("env:LOGFLUX_PAT", token=f"{base64.urlsafe_b64encode(CANARY.encode()).decode()}.e30.e30"),

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from broker.byte_budget import ByteBudget
 from broker.errors import (
+    InFlightLimitError,
     MalformedReferenceError,
     MissingPart,
     SecretMissingError,
@@ -469,6 +471,38 @@ async def test_a_secret_above_the_limit_is_unusable(openbao: OpenBao, mount: str
     provider = token_provider(openbao, tmp_path, openbao.root_token, max_answer_bytes=1024)
     with pytest.raises(SecretUnusableError, match="larger"):
         await read(provider, f"vault:{mount}/large")
+
+
+async def test_a_large_answer_waits_at_the_store_until_there_is_room_and_small_ones_do_not(
+    openbao: OpenBao, mount: str, tmp_path: Path
+) -> None:
+    openbao.put_secret("large", mount=mount, v="x" * 1_000_000)
+    openbao.put_secret("small", mount=mount, v="x")
+    room = ByteBudget(limit=2_000_000, most=2_000_000)
+    provider = token_provider(openbao, tmp_path, openbao.root_token, answers=room)
+    held = room.take_or_refuse("others", 2_000_000)
+    large = asyncio.create_task(field(provider, f"vault:{mount}/large#v"))
+    await until(lambda: room.waiting == 1)
+    assert await field(provider, f"vault:{mount}/small#v") == b"x"
+    assert not large.done()
+    held.give_back()
+    assert len(await large) == 1_000_000
+    assert room.used == 0
+
+
+async def test_a_large_answer_for_which_there_is_no_room_in_time_is_no_fault_of_the_store(
+    openbao: OpenBao, mount: str, tmp_path: Path, seen: Seen
+) -> None:
+    openbao.put_secret("large", mount=mount, v="x" * 1_000_000)
+    room = ByteBudget(limit=1_000_000, most=1_000_000)
+    provider = token_provider(openbao, tmp_path, openbao.root_token, answers=room, seen=seen, total_seconds=1.0)
+    held = room.take_or_refuse("others", 1_000_000)
+    for _ in range(5):
+        with pytest.raises(InFlightLimitError):
+            await read(provider, f"vault:{mount}/large")
+    assert not seen.is_away
+    held.give_back()
+    assert len(await field(provider, f"vault:{mount}/large#v")) == 1_000_000
 
 
 async def test_a_quota_of_the_store_is_obeyed(own_openbao: OpenBao, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from broker.errors import (
 )
 from broker.fair_queue import FairQueues
 from broker.identity import IdentityKind, PeerIdentity
+from broker.in_flight import InFlight
 from broker.pattern import parse_pattern
 from broker.policy.decision import Allow
 from broker.reference import Source
@@ -60,6 +61,7 @@ class Bench:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.metrics = fake_metrics()
+        self.claim = InFlight.unlimited().claim("shipper")
         self.vault = FakeProvider({"secret/app": fields_reading(key=CANARY, token="t", port=1.50)})
         self.env = FakeProvider({"PAT": text_reading("pat")})
         self.policy = FakePolicy({"vault:secret/app": ALLOW, "env:": ALLOW})
@@ -104,6 +106,7 @@ class Bench:
             address=ip_address("10.0.0.7"),
             request="request-1",
             wishes=Wishes(**freshness),
+            claim=self.claim,
         )
 
     def give_token(self, *scope: str, environment: str = "production") -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
+from broker.byte_budget import UNCOUNTED
 from broker.errors import (
     FetchError,
     MissingPart,
@@ -29,7 +30,14 @@ _TRIES: Final = 2
 # While a volume is swapped, a file may be gone for a moment; only a second look makes it missing.
 _PASSING: Final = frozenset({errno.ENOENT, errno.EAGAIN, errno.ESTALE})
 
+# Time for a large file to wait until others have been handed over.
+_ROOM_SECONDS: Final = 8.0
+
 _Result = TypeVar("_Result")
+
+
+class _LargeFileError(Exception):
+    """There is more in the file than is read without room for it."""
 
 
 class FileProvider:
@@ -39,6 +47,7 @@ class FileProvider:
         """Keep the roots; none of them needs to be there yet."""
         self._settings = settings
         self._limit = tools.max_value_bytes
+        self._room = tools.answers
         self._open = opener
         # A pool of its own: a hanging network file system must not use up the threads of everything else.
         self._pool = ThreadPoolExecutor(settings.max_threads, thread_name_prefix="broker-file")
@@ -60,10 +69,19 @@ class FileProvider:
             SecretMissingError: There is no such file, or nothing in it.
             SecretUnusableError: It is no regular file, too large, not of its root's encoding, or open to others.
             SourceUnavailableError: Its root is not there, the broker may not read it, or the file system fails.
+            InFlightLimitError: It is large, and others are in the way for too long.
 
         """
         root = self._root_of(source)
-        return await self._in_thread(lambda: self._read(root, source.path))
+        try:
+            return await self._in_thread(lambda: self._read(root, source.path, most=min(UNCOUNTED, self._limit)))
+        except _LargeFileError:
+            # Threads read files faster than the loop takes them over, so what is large is read one by one.
+            permit = await self._room.take(None, min(self._limit, self._room.most), seconds=_ROOM_SECONDS)
+        try:
+            return await self._in_thread(lambda: self._read(root, source.path, most=self._limit))
+        finally:
+            permit.give_back()
 
     async def ping(self) -> None:
         """Return when every root is there.
@@ -99,10 +117,10 @@ class FileProvider:
             raise UpstreamDeniedError(message)
         return found
 
-    def _read(self, root: RootSettings, path: str) -> Reading:
+    def _read(self, root: RootSettings, path: str, *, most: int) -> Reading:
         for left in reversed(range(_TRIES)):
             try:
-                found = self._attempt(root, path)
+                found = self._attempt(root, path, most)
             except OSError as error:
                 if left and error.errno in _PASSING:
                     continue
@@ -112,7 +130,7 @@ class FileProvider:
         message = "the file changed while it was read, twice"
         raise SourceUnavailableError(message, retry_after=1.0)
 
-    def _attempt(self, root: RootSettings, path: str) -> tuple[bytes, os.stat_result] | None:
+    def _attempt(self, root: RootSettings, path: str, most: int) -> tuple[bytes, os.stat_result] | None:
         """Return the bytes with the file's status, or None when it changed meanwhile."""
         directory = open_declared(root)
         try:
@@ -123,18 +141,20 @@ class FileProvider:
         try:
             before = os.fstat(descriptor)
             gate_file(root.kind, before, path=path)
-            data = self._read_bounded(descriptor)
+            data = self._read_bounded(descriptor, most)
             return (data, before) if _same(before, os.fstat(descriptor)) else None
         finally:
             os.close(descriptor)
 
-    def _read_bounded(self, descriptor: int) -> bytes:
+    def _read_bounded(self, descriptor: int, most: int) -> bytes:
         """Return everything, counting: the size that a file claims proves nothing."""
         chunks = []
-        left = self._limit + 1
+        left = most + 1
         while left and (chunk := os.read(descriptor, min(_CHUNK, left))):
             chunks.append(chunk)
             left -= len(chunk)
+        if not left and most < self._limit:
+            raise _LargeFileError
         if not left:
             message = f"the file is larger than {self._limit} bytes"
             raise SecretUnusableError(message)

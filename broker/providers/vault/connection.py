@@ -7,6 +7,7 @@ import aiohttp
 from yarl import URL
 
 from broker import written_json
+from broker.byte_budget import UNCOUNTED, ByteBudget, Permit
 from broker.clock import Clock
 from broker.errors import SecretUnusableError, SourceUnavailableError
 from broker.providers.vault.failures import LostError, failure_of
@@ -22,8 +23,9 @@ _OK: Final = 200
 class StoreConnection:
     """Send single requests, each to the address that it is given."""
 
-    def __init__(self, *, settings: VaultSettings, sessions: SessionPool, clock: Clock) -> None:
-        """Keep the collaborators."""
+    def __init__(self, *, settings: VaultSettings, sessions: SessionPool, clock: Clock, room: ByteBudget) -> None:
+        """Keep the collaborators; large answers are in memory as far as `room` goes, and wait at the store else."""
+        self._room = room
         self._settings = settings
         self._clock = clock
         self._sessions = sessions
@@ -75,7 +77,7 @@ class StoreConnection:
         ) as answer:
             is_json = answer.content_type == "application/json"
             is_raw = answer.status == _OK and answer.content_type in (request.raw_types or ())
-            text = await self._read(answer, is_secret=(is_json or is_raw) and request.operation == "read")
+            text = await self._read(answer, request, is_secret=(is_json or is_raw) and request.operation == "read")
             return StoreResponse(
                 status=answer.status,
                 document=_parse(text) if is_json and text else None,
@@ -94,20 +96,45 @@ class StoreConnection:
         login = sessions.material.proxy_login
         return {"proxy": proxy.address, "proxy_headers": login.headers if login else None}
 
-    async def _read(self, answer: aiohttp.ClientResponse, *, is_secret: bool) -> bytes:
+    async def _read(self, answer: aiohttp.ClientResponse, request: StoreRequest, *, is_secret: bool) -> bytes:
+        """Return the whole answer.
+
+        Raises:
+            InFlightLimitError: It is large, and others are in the way for too long.
+            SourceUnavailableError: It is too large.
+            SecretUnusableError: It is a secret, and too large.
+
+        """
         limit = self._settings.max_answer_bytes
         chunks: list[bytes] = []
         size = 0
-        while not answer.content.at_eof():
-            chunk = await answer.content.readany()
-            size += len(chunk)
-            if size > limit:
-                message = f"the store's answer is larger than {limit} bytes (providers.vault.max_answer_bytes)"
-                if is_secret and answer.status == _OK:
-                    raise SecretUnusableError(message)
-                raise SourceUnavailableError(message)
-            chunks.append(chunk)
-        return b"".join(chunks)
+        permit: Permit | None = None
+        try:
+            while not answer.content.at_eof():
+                chunk = await answer.content.readany()
+                size += len(chunk)
+                if size > limit:
+                    raise _too_large(limit, is_secret=is_secret and answer.status == _OK)
+                chunks.append(chunk)
+                if permit is None and size > UNCOUNTED:
+                    permit = await self._permit(answer, request)
+            return b"".join(chunks)
+        finally:
+            # Nobody else runs before who called has read it.
+            if permit is not None:
+                permit.give_back()
+
+    async def _permit(self, answer: aiohttp.ClientResponse, request: StoreRequest) -> Permit:
+        """Wait for room for the whole answer; what has not been read yet waits in the connection."""
+        limit = self._settings.max_answer_bytes
+        size = limit if answer.content_length is None else min(answer.content_length, limit)
+        seconds = self._settings.timeouts[request.patience].total_seconds
+        return await self._room.take(None, min(size, self._room.most), seconds=seconds)
+
+
+def _too_large(limit: int, *, is_secret: bool) -> SecretUnusableError | SourceUnavailableError:
+    message = f"the store's answer is larger than {limit} bytes (providers.vault.max_answer_bytes)"
+    return SecretUnusableError(message) if is_secret else SourceUnavailableError(message)
 
 
 def _tls(context: ssl.SSLContext | None, address: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class VaultProvider:
         """
         require_declared(settings, tools.own, where="providers.vault")
         self._settings = settings
-        self._transport = StoreTransport(settings=settings, own=tools.own, clock=tools.clock, observer=tools.observer)
+        self._transport = StoreTransport(settings=settings, tools=tools)
         self._login = StoreLogin(
             settings=settings,
             method=login_method(settings.auth, observer=tools.observer, own=tools.own),

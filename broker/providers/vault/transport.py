@@ -5,10 +5,8 @@ import random
 from dataclasses import replace
 from typing import Final
 
-from broker.clock import Clock
 from broker.errors import SecretUnusableError, SourceUnavailableError
-from broker.providers.base import UpstreamObserver
-from broker.providers.own_variables import OwnVariables
+from broker.providers.base import ProviderTools
 from broker.providers.vault.addresses import AddressBook, Health
 from broker.providers.vault.answers import BEHIND
 from broker.providers.vault.breaker import Breaker, Permit, PlaceBreakers
@@ -35,8 +33,9 @@ _HEALTHS: Final = {200: Health.ACTIVE, 429: Health.STANDBY, 473: Health.STANDBY}
 class StoreTransport:
     """Send requests to one store."""
 
-    def __init__(self, *, settings: VaultSettings, own: OwnVariables, clock: Clock, observer: UpstreamObserver) -> None:
+    def __init__(self, *, settings: VaultSettings, tools: ProviderTools) -> None:
         """Keep the settings; connections are made in the running loop, at the first request."""
+        clock, observer = tools.clock, tools.observer
         self._clock = clock
         self._observer = observer
         self._seconds = {patience: limits.total_seconds for patience, limits in settings.timeouts.items()}
@@ -46,9 +45,9 @@ class StoreTransport:
             max_connections=settings.max_connections,
             observer=observer,
         )
-        self._sessions = SessionPool(settings=settings, own=own, clock=clock, observer=observer)
+        self._sessions = SessionPool(settings=settings, own=tools.own, clock=clock, observer=observer)
         self._progress = SeenProgress()
-        self._connection = StoreConnection(settings=settings, sessions=self._sessions, clock=clock)
+        self._connection = StoreConnection(settings=settings, sessions=self._sessions, clock=clock, room=tools.answers)
         self._addresses = AddressBook(
             addresses=settings.endpoints,
             probe=self._probe,

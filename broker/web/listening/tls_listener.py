@@ -22,6 +22,9 @@ from broker.web.tls.handshake import HandshakeOutcome, handshake_failure_reason
 _LOG: Final = EventLogger("broker.listener")
 # What is read of a connection at once: two records of TLS, whose size the protocol bounds.
 _BUFFER_BYTES: Final = 32 * 1024
+# Of answers that an agent has not taken. By itself the kernel keeps up to 4 MiB for each connection, and a control
+# group of version 2 counts it.
+_KERNEL_BYTES: Final = 128 * 1024
 # What a client may still need, when the broker stops, to end a handshake that it has begun and to ask.
 _LAST_WORDS: Final = 1.0
 _IDLE_SECONDS: Final = 2.0
@@ -120,6 +123,7 @@ class TlsListener:
         try:
             # The event loop owns the socket from the call of `connect_accepted_socket` on, and only from there.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
             context = self._context()
             # Made here, because uvloop returns a protocol of its own.
             placed = AgentConnection(inner=self._protocol(), place=place, connection=connection, crowd=self._crowd)

@@ -11,6 +11,7 @@ from broker.audit.event import EventKind
 from broker.clock import Clock
 from broker.errors import MalformedReferenceError
 from broker.identity import PeerIdentity
+from broker.in_flight import Claim
 from broker.peer_address import Address
 from broker.resolution.results import Granted, Require, Resolution, Status
 from broker.resolve import Wishes
@@ -18,9 +19,10 @@ from broker.web.answer import json_headers
 from broker.web.body import BodyLimits, read_bytes
 from broker.web.callers import AgentDoor, token_of
 from broker.web.known_bodies import KnownBodies
+from broker.web.large_body import LargeBody
 from broker.web.middleware import facts_of, logs_references, logs_requests
 from broker.web.problems import resolution_problem
-from broker.web.schemas import resolution_body
+from broker.web.schemas import resolution_body, resolution_parts
 
 RESOLVE_PATH: Final = "/v1/resolve"
 
@@ -38,6 +40,7 @@ class Resolver(Protocol):
         address: Address,
         request: str,
         wishes: Wishes,
+        claim: Claim,
     ) -> Resolution:
         """Return what the peer may have, after that is on record."""
         ...
@@ -75,6 +78,7 @@ class _ResolveHandler:
             address=caller.address,
             request=caller.request,
             wishes=Wishes(max_age=asked.max_age, min_versions=asked.min_versions, previous=asked.previous),
+            claim=caller.claim,
         )
         if logs_requests():
             facts.statuses = Counter([str(result.status) for result in resolution.results])
@@ -84,7 +88,10 @@ class _ResolveHandler:
             return resolution_problem(resolution, instance=caller.request)
         if resolution.worst is not Status.INVALID:
             self.bodies.remember(raw, asked)
-        return web.Response(body=resolution_body(resolution), headers=json_headers())
+        is_large = caller.claim.has_large_answer
+        body = LargeBody(resolution_parts(resolution)) if is_large else resolution_body(resolution)
+        caller.claim.built()
+        return web.Response(body=body, headers=json_headers())
 
     async def expect(self, request: web.Request) -> None:
         """Invite the body (`Expect: 100-continue`) unless its declared length is over the limit."""

@@ -57,6 +57,7 @@ class WatchHandler:
         """Answer `POST /v1/watch`."""
         caller = await self.door.admit(request, EventKind.WATCH)
         watch = await self._begin(request, caller)
+        caller.claim.built()
         if isinstance(watch, Resolution):
             return resolution_problem(watch, instance=caller.request)
         try:

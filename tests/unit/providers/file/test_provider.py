@@ -5,10 +5,12 @@ import socket
 import stat
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from broker.byte_budget import ByteBudget
 from broker.errors import (
     BrokerError,
     FetchError,
@@ -25,6 +27,7 @@ from broker.providers.file.settings import FileSettings, RootKind
 from broker.reference import Source
 from broker.secret import Encoding, Reading
 from tests.contract.harness import Gate, tools
+from tests.waiting import until
 
 OURS = os.geteuid()
 STRANGER = 54_321
@@ -162,6 +165,31 @@ async def test_the_limit_counts_bytes_and_is_itself_allowed(make: Make, root: Pa
     file = secret(root / "key", b"12345")
     assert await value_of(make(limit=5), file) == b"12345"
     assert isinstance(await refusal(make(limit=4), file), SecretUnusableError)
+
+
+async def test_a_large_file_is_read_when_there_is_room_and_small_ones_wait_for_nobody(root: Path) -> None:
+    room = ByteBudget(limit=100_000, most=100_000)
+    settings = FileSettings.model_validate({"roots": [{"path": str(root)}]})
+    provider = FileProvider(settings=settings, tools=replace(tools(limit=100_000), answers=room))
+    large, small = secret(root / "large", b"x" * 100_000), secret(root / "small")
+    held = room.take_or_refuse("others", 1)
+    reading = asyncio.create_task(read(provider, large))
+    await until(lambda: room.waiting == 1)
+    await read(provider, small)
+    held.give_back()
+    assert (await reading).document.size == 100_000
+    assert room.used == 0
+    await provider.aclose()
+
+
+async def test_a_large_file_that_is_too_large_gives_its_room_back(root: Path) -> None:
+    room = ByteBudget(limit=100_000, most=100_000)
+    settings = FileSettings.model_validate({"roots": [{"path": str(root)}]})
+    provider = FileProvider(settings=settings, tools=replace(tools(limit=100_000), answers=room))
+    error = await refusal(provider, secret(root / "large", b"x" * 100_001))
+    assert "larger than 100000 bytes" in error.detail
+    assert room.used == 0
+    await provider.aclose()
 
 
 async def test_the_limit_counts_what_is_read_because_a_claimed_size_proves_nothing(make: Make, root: Path) -> None:

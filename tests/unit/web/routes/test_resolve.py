@@ -18,6 +18,7 @@ from broker.audit.event import Outcome
 from broker.cache.cache import Cache
 from broker.errors import IdentityRefusedError, IdentityRefusedReason, SourceUnavailableError
 from broker.fair_queue import FairQueues
+from broker.in_flight import InFlight
 from broker.logs import EventRecord
 from broker.policy.decision import Allow
 from broker.resolve import ResolveReferences
@@ -41,6 +42,7 @@ from tests.fakes import (
     FakeVerifier,
     NoLeases,
     fake_metrics,
+    fake_peer,
     fields_reading,
     text_reading,
 )
@@ -60,6 +62,7 @@ class Bench:
         self.trail = FakeTrail()
         self.peers = FakePeers()
         self.limits = BodyLimits(seconds=0.2)
+        self.in_flight = InFlight.unlimited()
         self.hosts: frozenset[str] | None = None
         self.client: TestClient[web.Request, web.Application]
 
@@ -94,7 +97,7 @@ class Bench:
         async def keys(_request: web.Request) -> web.Response:
             return web.json_response({}, headers={"Cache-Control": "max-age=300"})
 
-        door = AgentDoor(peers=self.peers, clock=self.clock, admission=self.admission)
+        door = AgentDoor(peers=self.peers, clock=self.clock, admission=self.admission, in_flight=self.in_flight)
         return build_agent_app(
             routes=[
                 resolve_route(resolve=resolve, door=door, clock=self.clock, limits=self.limits),
@@ -302,6 +305,24 @@ async def test_a_slow_body_gets_408_and_the_connection_closes(bench: Bench) -> N
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"body_timeout" in answer
     assert b"Connection: close" in answer
+
+
+async def test_a_large_body_for_which_there_is_no_room_is_refused_with_a_time_to_come_again() -> None:
+    budgets = InFlight.of(2 * 1024 * 1024, fake_metrics())
+    bench = Bench()
+    bench.limits, bench.in_flight = BodyLimits(seconds=0.1), budgets
+    await bench.start()
+    held = budgets.bodies.take_or_refuse(fake_peer().name, budgets.bodies.most)
+    slow = _head("Content-Length: 200000") + b'{"refer'
+    answer = await bench.raw(slow)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"in_flight_limit" in answer
+    assert b"Retry-After: " in answer
+    # One that came with its head, as nearly every one does, waits for nobody.
+    assert (await bench.ask("$PAT"))[0] == 200
+    held.give_back()
+    assert (await bench.raw(slow)).startswith(b"HTTP/1.1 408 ")
+    await bench.client.close()
 
 
 async def test_a_body_that_ends_early_is_not_acted_on(bench: Bench) -> None:
