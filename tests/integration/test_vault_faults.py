@@ -275,8 +275,11 @@ def fake_provider(it: Fake, directory: Path, **settings: object) -> VaultProvide
             "not what Vault or OpenBao says",
         ),
         (http(b"", status="204 No Content"), "not what Vault or OpenBao says"),
-        (http(b"<h1>Not Found</h1>", status="404 Not Found", kind="text/html"), "not what Vault or OpenBao says"),
-        (http(b"<h1>Bad</h1>", status="502 Bad Gateway", kind="text/html"), "has a fault (it answered 502)"),
+        (
+            http(b"<h1>Not Found</h1>", status="404 Not Found", kind="text/html"),
+            "something before the store answered 404",
+        ),
+        (http(b"<h1>Bad</h1>", status="502 Bad Gateway", kind="text/html"), "something before the store answered 502"),
         # Said by a node that has just become the leader, about a young KV version 2 engine.
         (
             http(b'{"errors": ["Waiting for the primary. It will resume service."]}', status="400 Bad Request"),
@@ -369,7 +372,7 @@ async def test_a_status_that_no_store_sends_is_an_alarm_and_says_nothing_of_the_
     async with fake(http(b"blocked", status=status, kind="text/plain")) as store:
         seen = Seen()
         provider = fake_provider(store, tmp_path, seen=seen)
-        assert f"answered {status[:3]}, which was not expected" in (await unavailable(provider)).detail
+        assert f"something before the store answered {status[:3]}" in (await unavailable(provider)).detail
         assert (seen.alarms, store.count("/v1/secret/")) == (["unexpected_status"], 1)
         await provider.aclose()
 

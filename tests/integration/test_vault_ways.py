@@ -416,8 +416,9 @@ GATEWAY = answer({"message": "ok"})
         ("pki/revoke", lambda provider: provider.revoke(Grip(handle="pki?serial_number=01:02", parent=""))),
         ("secret/detailed-metadata/?list=true&limit=1000", lambda provider: provider.revisions([SECRET])),
         ("auth/token/lookup-self", lambda provider: provider._login.prove(recent_proof_will_do=False)),
+        ("auth/token/renew-self", lambda provider: provider._login.write()),
     ],
-    ids=["lease", "parent", "certificate", "listing", "proof"],
+    ids=["lease", "parent", "certificate", "listing", "proof", "write"],
 )
 async def test_what_answers_in_the_stores_place_revokes_nothing_proves_nothing_and_knows_of_no_absence(
     tmp_path: Path, path: str, question: Callable[[VaultProvider], Awaitable[object]], foreign: bytes
@@ -430,6 +431,45 @@ async def test_what_answers_in_the_stores_place_revokes_nothing_proves_nothing_a
         with pytest.raises(SourceUnavailableError, match="not what Vault or OpenBao says"):
             await question(provider)
         assert one.count(f"/v1/{path}") == asked + 1
+        await provider.aclose()
+
+
+def foreign_error(status: str) -> bytes:
+    page = b"<html>blocked</html>"
+    head = f"HTTP/1.1 {status}\r\nContent-Type: text/html\r\nContent-Length: {len(page)}\r\n"
+    return f"{head}Connection: close\r\n\r\n".encode() + page
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "403 Forbidden", "404 Not Found", "405 Method Not Allowed"])
+async def test_a_refusal_of_something_before_the_store_says_nothing_of_secret_token_credential_or_lease(
+    tmp_path: Path, status: str
+) -> None:
+    login, lookup = "/v1/auth/approle/login", "/v1/sys/leases/lookup"
+    async with script() as one:
+        one.answers[login] = answer({"auth": {"client_token": "s.new", "lease_duration": 3600, "renewable": False}})
+        good = dict(one.answers)
+        one.answers |= {"/v1/secret/data/way": foreign_error(status), lookup: foreign_error(status)}
+        seen = Seen()
+        file = private(tmp_path / "secret_id", "x")
+        auth = {"approle": {"role_id": "r", "secret_id_file": str(file)}}
+        provider = provider_of(one.address, auth, seen=seen)
+        for _ in range(2):
+            with pytest.raises(SourceUnavailableError, match=f"something before the store answered {status[:3]}"):
+                await value(provider)
+        with pytest.raises(SourceUnavailableError, match="something before the store"):
+            await provider.look_up(Grip(handle="database/creds/app/x", parent=""))
+        assert one.count(login) == 1, "the token is not taken for dead"
+        assert set(seen.alarms) == {"unexpected_status"}
+        await provider.aclose()
+
+        one.answers = dict.fromkeys(good, foreign_error(status))
+        provider = provider_of(one.address, auth, seen=seen)
+        for _ in range(5):
+            with pytest.raises(SourceUnavailableError, match="something before the store"):
+                await value(provider)
+            seen.advance(20)
+        one.answers = good
+        assert await value(provider) == "scripted", "the credential is not taken for refused"
         await provider.aclose()
 
 

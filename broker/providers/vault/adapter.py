@@ -13,7 +13,7 @@ import hvac
 import hvac.adapters
 
 from broker.errors import SourceUnavailableError
-from broker.providers.vault.answers import StoreAnswerError
+from broker.providers.vault.answers import StoreAnswerError, foreign_error, is_error
 from broker.providers.vault.request import StoreRequest, is_about_token
 from broker.providers.vault.settings import VaultSettings
 from broker.providers.vault.transport import StoreTransport
@@ -81,6 +81,8 @@ class AsyncAdapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no 
             )
             raise SourceUnavailableError(message)
         if response.status >= _ERRORS:
+            if not is_error(response.document):
+                raise foreign_error(response.status, response.retry_after)
             asked = f"{request.method} {_path_of(request)}"
             raise StoreAnswerError(response.status, response.document, response.retry_after, asked=asked)
         if response.raw is not None:

@@ -23,6 +23,8 @@ _POLICY_DENIAL: Final = ("1 error occurred:\n\t* permission denied\n\n",)
 # Not initialised, a proxy without a store behind it, sealed.
 _OUTAGES: Final = frozenset({501, 502, 503, 504})
 
+_ERROR_KEYS: Final = frozenset({"errors", "data", "initialized"})
+
 # What one namespace alone says, at every address of the store; tried against a real one.
 _SHUT_PLACES: Final = ("locked by an administrator", "namespace is sealed")
 
@@ -130,6 +132,17 @@ def is_shut_place(status: int, document: Any) -> bool:  # noqa: ANN401  As above
 def stopped_by_itself(status: int, document: Any) -> bool:  # noqa: ANN401  As above.
     """Tell whether the store can't write its audit log, and so serves nobody; an engine's fault reads otherwise."""
     return status == SERVER_FAULT and _errors(document) == ("internal error",)
+
+
+def is_error(document: Any) -> bool:  # noqa: ANN401  As above.
+    """Tell whether it is what the store itself sends with an error status: errors, a deleted secret, or its health."""
+    return isinstance(document, dict) and not _ERROR_KEYS.isdisjoint(document)
+
+
+def foreign_error(status: int, retry_after: float | None) -> SourceUnavailableError:
+    """Return the error for an error status that is not the store's own, and so says nothing of what was asked."""
+    message = f"something before the store answered {status} in its place; look at the proxies and firewalls on the way"
+    return SourceUnavailableError(message, retry_after=retry_after)
 
 
 def is_envelope(document: Any) -> bool:  # noqa: ANN401  As above.

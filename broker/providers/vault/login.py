@@ -115,13 +115,15 @@ class StoreLogin:
         """
         try:
             # The one write that every broker may do, and that changes nothing of anybody else's.
-            await self.call(lambda client: client.auth.token.renew_self())
+            answer = await self.call(lambda client: client.auth.token.renew_self())
         except UpstreamDeniedError:
             return False
         except StoreAnswerError as error:
             if error.status >= SERVER_FAULT:
                 raise unavailable(error) from None
             return False
+        if not isinstance(answer, dict) or not isinstance(answer.get("auth"), dict):
+            raise bad_answer()
         return True
 
     async def aclose(self) -> None:

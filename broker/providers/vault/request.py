@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, NamedTuple
 from broker.providers.vault.answers import (
     BEHIND,
     TOO_MANY,
+    is_error,
     is_health,
     is_outage,
     is_shut_place,
@@ -176,8 +177,9 @@ class StoreResponse:
 
     def is_unexpected(self, request: StoreRequest) -> bool:
         """Tell whether a store never answers `request` so, and something before it may have; an engine may say more."""
-        asked_the_store = request.operation != "health" and request.raw_types is None
-        return asked_the_store and self.status in _FAULTS_OF_THE_ASKER and self.status not in _KNOWN_FAULTS
+        if self.status not in _FAULTS_OF_THE_ASKER or request.operation == "health":
+            return False
+        return not is_error(self.document) or (request.raw_types is None and self.status not in _KNOWN_FAULTS)
 
     @property
     def was_not_processed(self) -> bool:

@@ -29,10 +29,11 @@ class Standby:
         assert path == "/v1/sys/leader"
         return {"raft_committed_index": self.index}
 
-    async def call(self, _ask: Callable[[Any], Awaitable[Any]]) -> None:
+    async def call(self, _ask: Callable[[Any], Awaitable[Any]]) -> dict[str, Any]:
         self.writes += 1
         if self.fault is not None:
             raise self.fault
+        return {"auth": {}}
 
 
 @pytest.fixture
