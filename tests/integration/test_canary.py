@@ -90,6 +90,7 @@ def agent_get(broker: RunningBroker, *arguments: str) -> subprocess.CompletedPro
 # What the store's own error echoes, when its database can't be reached; no value, and as foreign to every record.
 ECHOED = "kanarie4711geheim"
 CREDENTIAL = "vault:database/creds/app#password"
+RAW = "vault:pki/ca/pem"
 CERTIFICATE = "vault:pki/issue/agent?common_name=a.example#private_key"
 
 
@@ -117,10 +118,11 @@ def leased_value(broker: RunningBroker) -> bytes:
     rules = """
 path "pki/issue/agent" { capabilities = ["update"] }
 path "database/creds/app" { capabilities = ["read"] }
+path "pki/ca/pem" { capabilities = ["read"] }
 """
     tell("PUT", "sys/policies/acl/broker", {"policy": BROKER_RULES_IN_THE_STORE + rules})
     policy = place.settings_file.with_name("policy.yaml")
-    allowed = f'"env:LOGFLUX_PAT", "{CERTIFICATE}", "{CREDENTIAL}"'
+    allowed = f'"env:LOGFLUX_PAT", "{CERTIFICATE}", "{CREDENTIAL}", "{RAW}"'
     policy.write_text(policy.read_text().replace('"env:LOGFLUX_PAT"', allowed))
     wait_until(lambda: broker.resolve(CERTIFICATE).status == 200)
     [result] = broker.resolve(CERTIFICATE).json["results"]
@@ -130,6 +132,9 @@ path "database/creds/app" { capabilities = ["read"] }
 
 def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: RunningBroker, receiver: Receiver) -> None:
     leased = leased_value(broker)
+    # What an engine answers without JSON; as long as no line of it is elsewhere, no other answer of that form is.
+    [raw] = broker.resolve(RAW).json["results"]
+    raw_line = str(raw["value"]).splitlines()[3].encode()
     rightful = [
         broker.resolve("vault:secret/logflux#api_key"),
         broker.resolve("vault:secret/logflux#/nested/key", f"{broker.place.files}/canary"),
@@ -205,7 +210,8 @@ def test_the_canary_reaches_its_rightful_reader_and_nothing_else(broker: Running
     } <= places.keys()
     assert all(places[name] for name in ("exec", "audit search", "audit.db-wal while it runs"))
     assert found_in(places) == []
-    assert len(leased) == 64
+    assert len(leased) == len(raw_line) == 64
+    assert [place for place, content in places.items() if raw_line in content] == []
     assert [place for place, content in places.items() if leased in content] == []
     assert b"failed to connect to" in places["audit search"]
     assert [place for place, content in places.items() if ECHOED.encode() in content] == []
