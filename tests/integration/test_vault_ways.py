@@ -294,6 +294,7 @@ async def script(**answers: bytes) -> AsyncIterator[Script]:
     it = Script()
     it.answers = {
         "/v1/sys/health": answer({"sealed": False}),
+        "/v1/sys/internal/ui/mounts": answer({"data": {"secret": {}}}),
         "/v1/auth/token/lookup-self": answer({"data": {"ttl": 0, "renewable": False}}),
         "/v1/sys/internal/ui/mounts/secret/way": answer(
             {"data": {"path": "secret/", "type": "kv", "options": {"version": "2"}, "uuid": "u"}}
@@ -475,13 +476,15 @@ async def test_a_refusal_of_something_before_the_store_says_nothing_of_secret_to
 
 async def test_a_node_that_can_not_write_its_audit_log_is_left_for_another(tmp_path: Path) -> None:
     async with script() as one, script() as two:
-        provider = scripted_provider(tmp_path, one.address, two.address)
+        provider = scripted_provider(tmp_path, one.address, two.address, probe_seconds=0.05, return_seconds=0.1)
         assert await value(provider) == "scripted"
         # Its health is as good as ever.
         stopped = answer({"errors": ["internal error"]}, status="500 Internal Server Error")
         one.answers = {path: text if path == "/v1/sys/health" else stopped for path, text in one.answers.items()}
         assert [await value(provider) for _ in range(3)] == ["scripted"] * 3
-        assert one.count("/v1/secret/data/way") == 2
+        await until(lambda: one.count("/v1/sys/internal/ui/mounts") > 2)
+        assert await value(provider) == "scripted"
+        assert one.count("/v1/secret/data/way") == 2, "health alone is no reason to go back"
         await provider.aclose()
 
 

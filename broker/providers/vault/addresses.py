@@ -23,6 +23,7 @@ class Health(Enum):
 
 
 Probe = Callable[[str], Awaitable[Health]]
+Proof = Callable[[str], Awaitable[bool]]
 
 
 class AddressBook:
@@ -33,11 +34,16 @@ class AddressBook:
         *,
         addresses: Sequence[str],
         probe: Probe,
+        serves: Proof,
         clock: Clock,
         probe_seconds: float,
         return_seconds: float,
     ) -> None:
-        """Begin with the first of `addresses` that is active, which is found at the first request."""
+        """Begin with the first of `addresses` that is active, which is found at the first request.
+
+        `probe` asks an address for its health, and `serves` for more than that, before it is gone back to.
+        """
+        self._serves = serves
         self._addresses = tuple(addresses)
         self._probe = probe
         self._clock = clock
@@ -124,7 +130,11 @@ class AddressBook:
             now = self._clock.monotonic()
             steady_since = now if steady_since is None else steady_since
             if now - steady_since >= self._return_seconds:
-                self._use(first)
+                if await self._serves(first):
+                    self._use(first)
+                else:
+                    # A node that can't write its audit log, say, is in the best of health.
+                    steady_since = None
         self._way_back = None
 
 

@@ -26,7 +26,7 @@ _OPERATIONS: Final = (
     ("/v1/auth/", "login"),
     ("/v1/sys/leases/", "lease"),
     ("/v1/sys/wrapping/", "login"),
-    ("/v1/sys/internal/ui/mounts/", "mounts"),
+    ("/v1/sys/internal/ui/mounts", "mounts"),
     ("/v1/sys/health", "health"),
     ("/v1/sys/leader", "health"),
 )

@@ -22,6 +22,11 @@ from broker.providers.vault.turns import Turns
 
 _OUTCOMES: Final = {200: "ok", 204: "ok", 400: "invalid", 403: "denied", 404: "missing"}
 _HEALTH: Final = StoreRequest(method="GET", path="/v1/sys/health", headers={"X-Vault-Request": "true"})
+# Which mounts anybody may see: the store answers without a token, and not without writing it down.
+_VISIBLE: Final = StoreRequest(
+    method="GET", path="/v1/sys/internal/ui/mounts", headers={"X-Vault-Request": "true"}, repeatable=True
+)
+_SERVED: Final = frozenset({200, 403})
 # A standby says 429 in OpenBao, and 473 in Vault when it serves reads.
 _SEALED: Final = frozenset({501, 503})
 # How often a request is sent again to a node that lags, and after how long.
@@ -51,6 +56,7 @@ class StoreTransport:
         self._addresses = AddressBook(
             addresses=settings.endpoints,
             probe=self._probe,
+            serves=self._serves,
             clock=clock,
             probe_seconds=settings.probe_seconds,
             return_seconds=settings.return_seconds,
@@ -209,6 +215,13 @@ class StoreTransport:
             return Health.DOWN
         # A page of something before the store has the status of a healthy one.
         return _HEALTHS.get(response.status, Health.DOWN) if isinstance(response.document, dict) else Health.DOWN
+
+    async def _serves(self, address: str) -> bool:
+        try:
+            response = await self._send_once(address, _VISIBLE)
+        except (SourceUnavailableError, SecretUnusableError):
+            return False
+        return response.status in _SERVED and isinstance(response.document, dict)
 
     async def _send_once(self, address: str, request: StoreRequest) -> StoreResponse:
         reserved = request.is_reserved

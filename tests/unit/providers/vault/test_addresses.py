@@ -18,6 +18,11 @@ class Cluster:
     def __init__(self) -> None:
         self.health = dict.fromkeys((ONE, TWO, THREE), Health.ACTIVE)
         self.probes: list[str] = []
+        self.serve = True
+
+    async def serves(self, address: str) -> bool:
+        assert address == ONE
+        return self.serve
 
     async def probe(self, address: str) -> Health:
         self.probes.append(address)
@@ -38,7 +43,12 @@ async def clock() -> Seen:
 @pytest.fixture
 async def book(cluster: Cluster, clock: Seen) -> AsyncIterator[AddressBook]:
     it = AddressBook(
-        addresses=(ONE, TWO, THREE), probe=cluster.probe, clock=clock, probe_seconds=0.01, return_seconds=60
+        addresses=(ONE, TWO, THREE),
+        probe=cluster.probe,
+        serves=cluster.serves,
+        clock=clock,
+        probe_seconds=0.01,
+        return_seconds=60,
     )
     yield it
     await it.aclose()
@@ -77,7 +87,14 @@ async def test_a_failure_of_an_address_that_was_left_asks_nobody(book: AddressBo
 
 
 async def test_moving_is_no_more_frequent_than_the_probes(cluster: Cluster, clock: Seen) -> None:
-    book = AddressBook(addresses=(ONE, TWO), probe=cluster.probe, clock=clock, probe_seconds=5, return_seconds=60)
+    book = AddressBook(
+        addresses=(ONE, TWO),
+        probe=cluster.probe,
+        serves=cluster.serves,
+        clock=clock,
+        probe_seconds=5,
+        return_seconds=60,
+    )
     await book.current()
     assert await book.leave(ONE) == TWO
     assert await book.leave(TWO) is None
@@ -108,6 +125,13 @@ async def test_the_first_is_used_again_when_it_was_healthy_all_the_time(
     clock.advance(50)
     await probed()
     assert await book.current() == TWO, "it was away in between"
+    cluster.serve = False
+    clock.advance(20)
+    await probed()
+    cluster.serve = True
+    clock.advance(50)
+    await probed()
+    assert await book.current() == TWO, "it was healthy, and did not serve"
     clock.advance(20)
     await until(lambda: book._current == ONE)
 
