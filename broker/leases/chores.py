@@ -9,7 +9,9 @@ from typing import Final
 from broker.clock import Clock
 from broker.errors import (
     FetchError,
+    MalformedReferenceError,
     SecretMissingError,
+    SecretUnusableError,
     SourceUnavailableError,
     StateUnavailableError,
     UpstreamDeniedError,
@@ -145,9 +147,12 @@ class Chores:
         known = {other.record.handle for other in self._book.all()}
         try:
             found = await leasing.left_behind(parse(record.source).source, created=record.created, known=known)
-        except UpstreamDeniedError as error:
+        except (UpstreamDeniedError, SecretUnusableError) as error:
             said = "" if error.words is None else error.words.said
             _LOG.warning("lease_not_looked_for", lease=record.id, reason=error.detail, said=said)
+            found = ()
+        except MalformedReferenceError as error:
+            _LOG.warning("lease_not_looked_for", lease=record.id, reason=error.detail)
             found = ()
         if found:
             # Two that were cut off find the same; what is revoked twice is revoked.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from broker.clock import Clock
+from broker.errors import MalformedReferenceError
 from broker.identity import PeerIdentity
 from broker.leases.book import LeaseBook
 from broker.leases.held import Held
@@ -143,7 +144,11 @@ class Standing:
             peer = PeerIdentity(
                 kind=record.identity_kind, name=record.identity, thumbprint="", not_before=0.0, not_after=0.0
             )
-            return policy.gives_any_of(identity=peer, reference=parse(record.source))
+            try:
+                return policy.gives_any_of(identity=peer, reference=parse(record.source))
+            except MalformedReferenceError:
+                # A broker with another grammar has written it, and no rule of this one can speak about it.
+                return False
         context = replace(asker.context, now=self._clock.now())
         references = tuple(held.references.values())
         decisions = policy.decide_all(identity=asker.peer, references=references, context=context)

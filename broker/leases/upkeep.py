@@ -13,7 +13,7 @@ from broker.fair_queue import FairQueues, QueueFullError
 from broker.leases.book import LeaseBook
 from broker.leases.chores import Chores
 from broker.leases.held import Held
-from broker.leases.record import LeaseReason, LeaseRecord
+from broker.leases.record import LeaseReason, LeaseRecord, LeaseState
 from broker.leases.standing import Standing
 from broker.logs import EventLogger, error_fields
 from broker.providers.base import Leasing
@@ -22,6 +22,8 @@ from broker.trace_context import untraced
 _LOG: Final = EventLogger("broker.leases")
 # Enough to use the back end's budget up when thousands fall due together, and few enough to leave readers their turn.
 _AT_ONCE: Final = 16
+# Of these: what does not answer when something is revoked in it takes no renewal its turn.
+_REVOKED_AT_ONCE: Final = 12
 _STEP_SECONDS: Final = 0.5
 _BUG_SECONDS: Final = 60.0
 
@@ -61,14 +63,19 @@ class Upkeep:
         self._standing = standing
         self._clock = clock
         self._work: dict[str, asyncio.Task[None]] = {}
+        self._revocations: deque[Held] = deque()
+        self._revoking: set[str] = set()
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
         """Work for ever."""
         while True:
             self._wake.clear()
-            await self.heed()
-            self.step()
+            try:
+                await self.heed()
+            finally:
+                # Whatever keeps the questions from being asked keeps nothing else from being done.
+                self.step()
             try:
                 async with asyncio.timeout(_STEP_SECONDS):
                     await self._wake.wait()
@@ -82,15 +89,16 @@ class Upkeep:
 
     def step(self) -> None:
         """Begin what is due, as much as may be under way at once."""
-        if len(self._work) >= _AT_ONCE:
-            return
-        for held in self._book.due():
-            if held.record.id in self._work:
-                self._book.remind(held, self._clock.monotonic() + 1.0)
-                continue
-            _ = self._begin(held)
-            if len(self._work) >= _AT_ONCE:
-                return
+        if len(self._work) < _AT_ONCE:
+            for held in self._book.due():
+                if held.record.state is LeaseState.REVOKING:
+                    self._revocations.append(held)
+                elif self._begin_unless_busy(held) and len(self._work) >= _AT_ONCE:
+                    return
+        while self._revocations and len(self._work) < _AT_ONCE and len(self._revoking) < _REVOKED_AT_ONCE:
+            held = self._revocations.popleft()
+            if self._book.get(held.record.id) is held:
+                self._begin_unless_busy(held)
 
     def look_at(self, held: Held) -> None:
         """Find out whether `held` still lives, unless the work at hand is enough: whoever asks next doubts it again."""
@@ -156,7 +164,16 @@ class Upkeep:
         if tasks:
             await asyncio.wait(tasks)
 
+    def _begin_unless_busy(self, held: Held) -> bool:
+        if held.record.id in self._work:
+            self._book.remind(held, self._clock.monotonic() + 1.0)
+            return False
+        _ = self._begin(held)
+        return True
+
     def _begin(self, held: Held) -> asyncio.Task[None]:
+        if held.record.state is LeaseState.REVOKING:
+            self._revoking.add(held.record.id)
         task = asyncio.create_task(self._chores.do(held), context=untraced())
         self._watch(held, task)
         return task
@@ -167,6 +184,7 @@ class Upkeep:
 
     def _done(self, held: Held, task: asyncio.Task[None]) -> None:
         self._work.pop(held.record.id, None)
+        self._revoking.discard(held.record.id)
         self._wake.set()
         error = None if task.cancelled() else task.exception()
         if error is not None:

@@ -2,10 +2,12 @@
 
 import asyncio
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
 from broker.errors import (
+    FetchError,
     LeaseLimitError,
     SecretUnusableError,
     SourceUnavailableError,
@@ -17,7 +19,7 @@ from broker.leases.record import LeaseReason, LeaseState
 from broker.providers.base import Grip, UnusableMintError
 from broker.reference import Source, parse
 from broker.secret import Lease
-from tests.fakes import START, fake_lease, fake_peer
+from tests.fakes import START, FakePolicy, fake_lease, fake_peer
 from tests.lease_desk import HOUR, Desk, values
 from tests.waiting import until
 
@@ -276,11 +278,12 @@ async def test_what_was_found_is_durable_before_it_is_revoked(desk: Desk, broken
     assert desk.state.rows == {}
 
 
+@pytest.mark.parametrize("refusal", [UpstreamDeniedError("the store denies it"), SecretUnusableError("too large")])
 async def test_a_store_that_lets_nobody_look_is_told_of_and_the_rest_is_done(
-    desk: Desk, caplog: pytest.LogCaptureFixture
+    desk: Desk, caplog: pytest.LogCaptureFixture, refusal: FetchError
 ) -> None:
     async def denies(_source: Source, **_: object) -> list[str]:
-        raise UpstreamDeniedError("the store denies it")
+        raise refusal
 
     desk.state.rows["lease_a"] = fake_lease(state=LeaseState.MINTING, handle="", parent="parent-1")
     desk.mint.parents.add("parent-1")
@@ -303,3 +306,53 @@ async def test_a_mint_that_the_stop_cuts_off_is_looked_for_as_after_a_crash(desk
     await desk.leases.aclose()
     await asyncio.gather(asking, return_exceptions=True)
     assert desk.mint.leases == desk.state.rows == {}
+
+
+async def test_revocations_that_hang_leave_room_for_renewals(desk: Desk) -> None:
+    for number in range(40):
+        await desk.get(source=numbered(number))
+    await desk.get()
+    hanging = asyncio.Event()
+
+    async def hangs(_grip: Grip) -> None:
+        await hanging.wait()
+
+    desk.mint.revoke = hangs  # type: ignore[method-assign]  # What they open does not answer.
+    await desk.leases.take_back(lambda record: "pki" in record.source, seconds=0.05)
+    desk.clock.advance(HOUR * 0.7)
+    desk.leases.upkeep.step()
+    await asyncio.sleep(0.01)
+    assert desk.mint.calls.count("renew") == 1
+    await desk.leases.upkeep.aclose()
+
+
+async def test_a_bug_in_a_question_to_policy_keeps_no_lease_from_being_renewed(desk: Desk) -> None:
+    class Failing(FakePolicy):
+        def decide_all(self, **_: object) -> NoReturn:
+            raise ArithmeticError
+
+    await desk.get()
+    policy: FakePolicy = Failing()
+    desk.held = policy
+    desk.clock.advance(HOUR * 0.7)
+    with pytest.raises(ArithmeticError):
+        await desk.leases.keep()
+    await desk.leases.upkeep.idle()
+    assert desk.mint.calls.count("renew") == 1
+
+
+async def test_a_lease_whose_reference_nobody_can_read_any_more_is_revoked_after_the_start(desk: Desk) -> None:
+    desk.state.rows["lease_a"] = fake_lease(source="vault:a//b")
+    await desk.restart().open()
+    await desk.work()
+    assert desk.mint.calls == ["revoke"]
+    assert desk.state.rows == {}
+
+
+async def test_what_was_made_for_a_reference_that_nobody_can_read_any_more_is_ended_by_its_parent(desk: Desk) -> None:
+    desk.state.rows["lease_a"] = fake_lease(source="vault:a//b", state=LeaseState.MINTING, handle="", parent="parent-1")
+    desk.mint.parents.add("parent-1")
+    await desk.restart().open()
+    await desk.work()
+    assert desk.mint.parents == set()
+    assert desk.state.rows == {}
