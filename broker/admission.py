@@ -14,11 +14,11 @@ from broker.errors import (
     TokenRefusedReason,
 )
 from broker.identity import IdentityKind, PeerIdentity
+from broker.limits.throttle import Throttle
 from broker.metrics import Metrics
 from broker.peer_address import Address
 from broker.policy.decision import Context, Decision
 from broker.reference import Reference
-from broker.throttle import Throttle
 from broker.tokens import TokenClaims
 from broker.trace_context import audit_details
 

@@ -10,12 +10,12 @@ from typing import Final
 
 from broker.admission import Admission, Admitted, Policy, PolicySource
 from broker.audit.event import EventKind, EventSink, Outcome, ReferenceRecord
-from broker.byte_budget import UNCOUNTED
 from broker.cache.remembered import Cached
 from broker.errors import FetchError, MalformedReferenceError, ReferenceCountError
 from broker.identity import PeerIdentity
-from broker.in_flight import Claim
 from broker.leases.held import Asker
+from broker.limits.byte_budget import UNCOUNTED
+from broker.limits.in_flight import Claim
 from broker.metrics import Metrics
 from broker.peer_address import Address
 from broker.policy.decision import Allow, Decision, Deny

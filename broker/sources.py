@@ -15,9 +15,9 @@ from broker.errors import (
     SourceMintsError,
     SourceUnavailableError,
 )
-from broker.fair_queue import FairQueues
-from broker.in_flight import Claim
 from broker.leases.held import Asker
+from broker.limits.fair_queue import FairQueues
+from broker.limits.in_flight import Claim
 from broker.policy.decision import Allow, Decision
 from broker.providers.base import Provider
 from broker.reference import Reference, Source

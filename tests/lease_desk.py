@@ -12,13 +12,13 @@ from broker.errors import (
     SecretMissingError,
     StateUnavailableError,
 )
-from broker.fair_queue import FairQueue, FairQueues
 from broker.identity import VerifiedChain
 from broker.leases.held import Asker
 from broker.leases.leases import Leases
 from broker.leases.record import Holder, LeaseRecord
 from broker.leases.settings import LeaseSettings
 from broker.leases.standing import Grounds
+from broker.limits.fair_queue import FairQueue, FairQueues
 from broker.policy.decision import Allow, Context
 from broker.providers.base import Extension, Grip, Parent
 from broker.reference import Source, parse

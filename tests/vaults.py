@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from broker.byte_budget import ByteBudget
+from broker.limits.byte_budget import ByteBudget
 from broker.providers.base import ProviderTools
 from broker.providers.own_variables import OwnVariables
 from broker.providers.vault.provider import VaultProvider

@@ -11,11 +11,11 @@ from broker.assembly.foundation import Foundation
 from broker.assembly.source_side import SourceSide
 from broker.changes.feed import ChangeFeed
 from broker.issue import IssueToken
+from broker.limits.throttle import Throttle
 from broker.orders.administration import Administration
 from broker.orders.cache import OrderCache
 from broker.orders.leases import OrderLeases
 from broker.resolve import ResolveReferences
-from broker.throttle import Throttle
 from broker.tokens import TokenVerifier, public_jwks
 from broker.watch import WatchReferences
 from broker.watch_limits import WatchLimits

@@ -11,13 +11,13 @@ from broker.cache.memory_limit import MemoryLimit
 from broker.cache.sealing import Sealing
 from broker.changes.feed import Comparable
 from broker.config import LimitSettings
-from broker.fair_queue import FairQueue, FairQueues
 from broker.grammar import VAULT
-from broker.in_flight import InFlight, default_total
 from broker.leases.leases import Leases
 from broker.leases.settings import LeaseSettings
 from broker.leases.standing import Grounds
 from broker.lifetime import Lifetime
+from broker.limits.fair_queue import FairQueue, FairQueues
+from broker.limits.in_flight import InFlight, default_total
 from broker.providers.base import Leasing, ProviderTools
 from broker.sources import Sources
 

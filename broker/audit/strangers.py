@@ -12,7 +12,7 @@ from typing import Final
 from broker.audit.event import AuditEvent, EventKind, EventSink
 from broker.clock import Clock
 from broker.errors import AuditUnavailableError
-from broker.token_bucket import TokenBucket
+from broker.limits.token_bucket import TokenBucket
 
 _SECONDS: Final = 60.0
 # Enough for a fleet with a wrong certificate to be seen agent by agent where each has its address.

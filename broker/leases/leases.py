@@ -8,7 +8,6 @@ from broker.audit.event import EventSink
 from broker.cache.remembered import Cached
 from broker.clock import Clock
 from broker.errors import LeaseUnknownError
-from broker.fair_queue import FairQueues
 from broker.identity import PeerIdentity
 from broker.leases.book import LeaseBook
 from broker.leases.events import LeaseEvents
@@ -18,6 +17,7 @@ from broker.leases.record import LeaseReason, LeaseRecord, LeaseState, LeaseStor
 from broker.leases.settings import LeaseSettings
 from broker.leases.standing import Grounds, Standing
 from broker.leases.upkeep import Revocation, Upkeep, Withdrawal
+from broker.limits.fair_queue import FairQueues
 from broker.providers.base import Leasing
 from broker.reference import Reference, Source
 from broker.series.upstream import LeaseSeries

@@ -14,13 +14,13 @@ from broker.errors import (
     StateUnavailableError,
     UpstreamDeniedError,
 )
-from broker.fair_queue import FairQueues
 from broker.leases.book import LeaseBook
 from broker.leases.held import Asker, Held, LeaseKey
 from broker.leases.minted import begun, end_of, filled, held_by
 from broker.leases.record import LeaseReason, LeaseState
 from broker.leases.settings import LeaseSettings
 from broker.leases.standing import Standing
+from broker.limits.fair_queue import FairQueues
 from broker.logs import EventLogger
 from broker.providers.base import Leasing, Parent, UnusableMintError
 from broker.reference import Reference, Source

@@ -9,12 +9,12 @@ from typing import Final
 
 from broker.clock import Clock
 from broker.errors import FetchError
-from broker.fair_queue import FairQueues, QueueFullError
 from broker.leases.book import LeaseBook
 from broker.leases.chores import Chores
 from broker.leases.held import Held
 from broker.leases.record import LeaseReason, LeaseRecord, LeaseState
 from broker.leases.standing import Standing
+from broker.limits.fair_queue import FairQueues, QueueFullError
 from broker.logs import EventLogger, error_fields
 from broker.providers.base import Leasing
 from broker.trace_context import untraced

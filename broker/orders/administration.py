@@ -8,8 +8,8 @@ from broker.audit.event import AuditEvent, EventKind, EventSink, Outcome, Refere
 from broker.clock import Clock
 from broker.errors import NotAdministratorError, OrderRateError
 from broker.identity import PeerIdentity
+from broker.limits.token_bucket import TokenBucket
 from broker.pattern import Pattern
-from broker.token_bucket import TokenBucket
 
 MAX_PATTERNS: Final = 64
 _BURST: Final = 20.0

@@ -12,10 +12,10 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-from broker.byte_budget import ByteBudget
 from broker.clock import Clock
 from broker.errors import FetchError
 from broker.finding import Finding
+from broker.limits.byte_budget import ByteBudget
 from broker.providers.own_variables import OwnVariables
 from broker.reference import Source
 from broker.secret import Lease, Reading, SecretValue

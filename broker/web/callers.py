@@ -9,7 +9,7 @@ from broker.audit.event import EventKind
 from broker.clock import Clock
 from broker.errors import IdentityRefusedError
 from broker.identity import PeerIdentity
-from broker.in_flight import Claim, InFlight
+from broker.limits.in_flight import Claim, InFlight
 from broker.peer_address import Address, parse_address
 from broker.web.claims import begin_claim
 from broker.web.middleware import facts_of, request_id_of

@@ -4,7 +4,7 @@ from typing import Final
 
 from aiohttp import web
 
-from broker.in_flight import Claim, InFlight
+from broker.limits.in_flight import Claim, InFlight
 
 _CLAIM: Final = web.RequestKey("claim", Claim)
 

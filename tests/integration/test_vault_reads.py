@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from broker.byte_budget import ByteBudget
 from broker.errors import (
     InFlightLimitError,
     MalformedReferenceError,
@@ -21,6 +20,7 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
+from broker.limits.byte_budget import ByteBudget
 from broker.providers.vault.documents import created_time
 from broker.providers.vault.provider import VaultProvider
 from broker.reference import parse

@@ -23,9 +23,10 @@ from broker.errors import (
     TokenRefusedError,
     UpstreamDeniedError,
 )
-from broker.fair_queue import FairQueues
 from broker.identity import IdentityKind, PeerIdentity
-from broker.in_flight import InFlight
+from broker.limits.fair_queue import FairQueues
+from broker.limits.in_flight import InFlight
+from broker.limits.throttle import Throttle
 from broker.pattern import parse_pattern
 from broker.policy.decision import Allow
 from broker.reference import Source
@@ -35,7 +36,6 @@ from broker.resolve import ResolveReferences, Wishes
 from broker.secret import Facts, Reading, SecretDocument, SecretValue
 from broker.source_words import SourceWords
 from broker.sources import Sources
-from broker.throttle import Throttle
 from broker.tokens import TokenClaims
 from tests.fakes import (
     START,

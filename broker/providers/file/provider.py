@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
-from broker.byte_budget import UNCOUNTED
 from broker.errors import (
     FetchError,
     MissingPart,
@@ -18,6 +17,7 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
+from broker.limits.byte_budget import UNCOUNTED
 from broker.providers.base import ProviderTools
 from broker.providers.file.beneath import Opener, open_beneath
 from broker.providers.file.gates import gate_directory, gate_file, gate_way, open_declared

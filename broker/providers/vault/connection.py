@@ -7,9 +7,9 @@ import aiohttp
 from yarl import URL
 
 from broker import written_json
-from broker.byte_budget import UNCOUNTED, ByteBudget, Permit
 from broker.clock import Clock
 from broker.errors import SecretUnusableError, SourceUnavailableError
+from broker.limits.byte_budget import UNCOUNTED, ByteBudget, Permit
 from broker.providers.vault.failures import LostError, failure_of
 from broker.providers.vault.request import StoreRequest, StoreResponse
 from broker.providers.vault.retry_after import retry_after

@@ -11,7 +11,7 @@ from broker.audit.event import EventKind
 from broker.clock import Clock
 from broker.errors import MalformedReferenceError
 from broker.identity import PeerIdentity
-from broker.in_flight import Claim
+from broker.limits.in_flight import Claim
 from broker.peer_address import Address
 from broker.resolution.results import Granted, Require, Resolution, Status
 from broker.resolve import Wishes

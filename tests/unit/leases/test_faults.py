@@ -14,8 +14,8 @@ from broker.errors import (
     StateUnavailableError,
     UpstreamDeniedError,
 )
-from broker.fair_queue import FairQueue
 from broker.leases.record import LeaseReason, LeaseState
+from broker.limits.fair_queue import FairQueue
 from broker.providers.base import Grip, UnusableMintError
 from broker.reference import Source, parse
 from broker.secret import Lease

@@ -14,7 +14,7 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
-from broker.fair_queue import FairQueue, QueueFullError
+from broker.limits.fair_queue import FairQueue, QueueFullError
 from broker.providers.base import Parent
 from broker.reference import Source, parse
 from broker.secret import Reading

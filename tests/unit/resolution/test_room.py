@@ -9,14 +9,14 @@ import pytest
 from broker.admission import Admission
 from broker.audit.event import Outcome
 from broker.cache.cache import Cache
-from broker.fair_queue import FairQueues
-from broker.in_flight import Claim, InFlight
+from broker.limits.fair_queue import FairQueues
+from broker.limits.in_flight import Claim, InFlight
+from broker.limits.throttle import Throttle
 from broker.policy.decision import Allow
 from broker.resolution.results import Granted, Require, Resolution, Status
 from broker.resolve import ResolveReferences, Wishes
 from broker.secret import Encoding, Reading, SecretDocument, SecretValue
 from broker.sources import Sources
-from broker.throttle import Throttle
 from broker.web.schemas import resolution_body, resolution_parts
 from tests.fakes import (
     FakeClock,
@@ -150,7 +150,7 @@ async def test_an_answer_waits_for_those_before_it_and_is_given_then() -> None:
 
 
 async def test_one_that_waited_too_long_is_refused_and_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.in_flight._WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("broker.limits.in_flight._WAIT_SECONDS", 0.001)
     bench = Bench()
     first = bench.claim()
     await bench.ask("a", claim=first)

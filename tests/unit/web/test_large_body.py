@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 from aiohttp import web
 
-from broker.in_flight import Claim, InFlight
+from broker.limits.in_flight import Claim, InFlight
 from broker.web.claims import begin_claim
 from broker.web.large_body import LargeBody
 from broker.web.listening.http_connection import HttpConnections

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from broker.byte_budget import ByteBudget
 from broker.errors import (
     BrokerError,
     FetchError,
@@ -20,6 +19,7 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
+from broker.limits.byte_budget import ByteBudget
 from broker.providers.file.beneath import Opener, Visit, open_beneath, open_by_kernel, open_by_walk
 from broker.providers.file.gates import gate_directory, gate_file
 from broker.providers.file.provider import FileProvider

@@ -17,14 +17,14 @@ from broker.admission import Admission
 from broker.audit.event import Outcome
 from broker.cache.cache import Cache
 from broker.errors import IdentityRefusedError, IdentityRefusedReason, SourceUnavailableError
-from broker.fair_queue import FairQueues
-from broker.in_flight import InFlight
+from broker.limits.fair_queue import FairQueues
+from broker.limits.in_flight import InFlight
+from broker.limits.throttle import Throttle
 from broker.logs import EventRecord
 from broker.policy.decision import Allow
 from broker.resolve import ResolveReferences
 from broker.secret import Reading, SecretDocument
 from broker.sources import Sources
-from broker.throttle import Throttle
 from broker.web.applications import build_agent_app
 from broker.web.body import BodyLimits
 from broker.web.callers import AgentDoor

@@ -14,9 +14,9 @@ from broker.admission import Admission
 from broker.audit.event import EventKind, Outcome
 from broker.errors import IdentityRefusedError, IdentityRefusedReason, SourceMintsError
 from broker.leases.held import Asker
+from broker.limits.throttle import Throttle
 from broker.policy.decision import Allow
 from broker.reference import Reference, Source, parse
-from broker.throttle import Throttle
 from broker.watch import WatchReferences
 from broker.watch_limits import WatchLimits
 from broker.web.applications import build_agent_app

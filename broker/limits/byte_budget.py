@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from typing import Final, NamedTuple, Protocol
 
 from broker.errors import InFlightLimitError
-from broker.lanes import Lanes
+from broker.limits.lanes import Lanes
 
 # What the buffers of one connection take without being asked. So much is bounded by the number of connections, and
 # what is no larger needs no permit: the answers of nearly everybody.

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from broker.fair_queue import FairQueue, QueueFullError
+from broker.limits.fair_queue import FairQueue, QueueFullError
 
 
 async def settle() -> None:

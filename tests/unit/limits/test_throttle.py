@@ -3,7 +3,7 @@
 import pytest
 
 from broker.errors import ThrottledError
-from broker.throttle import Throttle
+from broker.limits.throttle import Throttle
 from tests.fakes import FakeClock
 
 
@@ -43,7 +43,7 @@ def test_nothing_a_second_switches_it_off() -> None:
 
 
 def test_identities_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.throttle._MAX_IDENTITIES", 10)
+    monkeypatch.setattr("broker.limits.throttle._MAX_IDENTITIES", 10)
     throttle = Throttle(clock=FakeClock(), per_second=1, burst=1)
     for number in range(100):
         throttle.take(str(number))

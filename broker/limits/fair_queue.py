@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from broker.errors import SourceUnavailableError
-from broker.lanes import Lanes
+from broker.limits.lanes import Lanes
 
 
 class QueueFullError(SourceUnavailableError):

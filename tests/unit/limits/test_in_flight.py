@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from broker.byte_budget import UNCOUNTED
 from broker.cache.control_group import MemoryUse
 from broker.errors import AnswerTooLargeError, InFlightLimitError
-from broker.in_flight import PARTS, InFlight, default_total
+from broker.limits.byte_budget import UNCOUNTED
+from broker.limits.in_flight import PARTS, InFlight, default_total
 from broker.secret import SecretDocument
 from tests.fakes import fake_metrics
 

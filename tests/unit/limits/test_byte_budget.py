@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from broker.byte_budget import ByteBudget, Permit
 from broker.errors import InFlightLimitError
+from broker.limits.byte_budget import ByteBudget, Permit
 
 
 async def settle() -> None:

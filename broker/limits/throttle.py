@@ -6,7 +6,7 @@ from typing import Final
 
 from broker.clock import Clock
 from broker.errors import ThrottledError
-from broker.token_bucket import TokenBucket
+from broker.limits.token_bucket import TokenBucket
 
 # Refusals of one identity are put on record once in this time, so that they can't flood the trail.
 RECORD_SECONDS: Final = 60.0

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from broker.byte_budget import UNCOUNTED, ByteBudget, PartSeries, Permit
 from broker.cache.control_group import MemoryUse
 from broker.errors import AnswerTooLargeError
+from broker.limits.byte_budget import UNCOUNTED, ByteBudget, PartSeries, Permit
 from broker.secret import SecretDocument
 
 PARTS: Final = ("bodies", "upstream", "values", "answers")
