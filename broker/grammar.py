@@ -28,8 +28,6 @@ _NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,127}\Z")
 _SHELL: Final = re.compile(r"\$(?:\{(?P<braced>[^}]*)\}|<(?P<angled>[^>]*)>|(?P<bare>[^{<].*))\Z", re.DOTALL)
 _VERSION: Final = re.compile(r"(?:[1-9][0-9]{0,8}|previous)\Z")
 _PARAMETER: Final = re.compile(r"[a-z][a-z0-9_]*\Z")
-# White space other than the space, controls, invisible and unassigned characters, and line ends of Unicode.
-_FORBIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 # What a query value may hold unescaped; the rest is percent-encoded, in upper case.
 QUERY_SAFE: Final = "-._~:/@!$()*+,;="
 
@@ -162,15 +160,13 @@ def _no_reference(scheme: str, rest: str, text: str) -> str:
 
 
 def _check_characters(text: str) -> None:
-    if text.isascii() and text.isprintable() and "\\" not in text:
-        return
-    for position, character in enumerate(text):
-        if character == "\\":
+    # Not printable are white space other than the space, controls, invisible and unassigned characters, and line ends.
+    if "\\" in text or not text.isprintable():
+        position = next(at for at, character in enumerate(text) if character == "\\" or not character.isprintable())
+        if text[position] == "\\":
             refuse(f"a backslash is never part of a reference; {KINDS}", position)
-        category = unicodedata.category(character)
-        if category in _FORBIDDEN or (category == "Zs" and character != " "):
-            refuse(f"U+{ord(character):04X} is an invisible or control character, which no reference holds", position)
-    if not unicodedata.is_normalized("NFC", text):
+        refuse(f"U+{ord(text[position]):04X} is an invisible or control character, which no reference holds", position)
+    if not text.isascii() and not unicodedata.is_normalized("NFC", text):
         refuse("the text is not in Unicode's normal form C; write the composed characters", _first_abnormal(text))
 
 

@@ -1,3 +1,6 @@
+import sys
+import unicodedata
+
 import pytest
 
 from broker.errors import MalformedReferenceError
@@ -197,3 +200,16 @@ def test_marks_in_the_wrong_order_are_found_without_putting_them_in_order() -> N
         patch.setattr("unicodedata.normalize", normalize)
         found = position("vault:a/b" + "\u0315" * 500 + "\u0300" * 500)
     assert found == 8
+
+
+def test_every_invisible_character_of_unicode_is_refused_as_one_and_no_other_is() -> None:
+    hidden = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+    # All of the first planes, where the odd ones are, and some of the rest.
+    for code in (*range(0x3100), *range(0x3100, sys.maxunicode + 1, 97)):
+        character = chr(code)
+        try:
+            parse(f"vault:a/b{character}b")
+            said = ""
+        except MalformedReferenceError as error:
+            said = error.detail
+        assert ("is an invisible" in said) == (unicodedata.category(character) in hidden and code != ord(" ")), code
