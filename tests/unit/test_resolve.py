@@ -4,12 +4,11 @@ import asyncio
 import base64
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
-from broker.admission import Admission
 from broker.audit.event import EventKind, Outcome
-from broker.cache.cache import Cache
 from broker.errors import (
     AuditUnavailableError,
     IdentityRefusedError,
@@ -24,33 +23,29 @@ from broker.errors import (
     UpstreamDeniedError,
 )
 from broker.identity import IdentityKind, PeerIdentity
-from broker.limits.fair_queue import FairQueues
 from broker.limits.in_flight import InFlight
-from broker.limits.throttle import Throttle
 from broker.pattern import parse_pattern
 from broker.policy.decision import Allow
 from broker.reference import Source
 from broker.resolution.items import DENIED_DETAIL
 from broker.resolution.results import Granted, Refused, Require, Resolution
-from broker.resolve import ResolveReferences, Wishes
+from broker.resolve import Wishes
 from broker.secret import Facts, Reading, SecretDocument, SecretValue
 from broker.source_words import SourceWords
-from broker.sources import Sources
 from broker.tokens import TokenClaims
 from tests.fakes import (
     START,
     FakeClock,
-    FakeFingerprints,
     FakePolicy,
     FakeProvider,
     FakeTrail,
     FakeVerifier,
-    NoLeases,
     fake_metrics,
     fake_peer,
     fields_reading,
     text_reading,
 )
+from tests.resolving import admission_of, resolving
 
 ALLOW = Allow("read own", 300.0, 3600.0)
 KEY, TOKEN = "vault:secret/app#key", "vault:secret/app#token"
@@ -67,28 +62,10 @@ class Bench:
         self.policy = FakePolicy({"vault:secret/app": ALLOW, "env:": ALLOW})
         self.verifier = FakeVerifier()
         self.trail = FakeTrail()
-        self.cache = Cache(
-            clock=self.clock, metrics=self.metrics, max_entries=99, max_bytes=9999, fetch_seconds=5, refresh_wait=0.02
-        )
+        common: Any = {"policy": self.policy, "trail": self.trail, "metrics": self.metrics, "clock": self.clock}
+        self.admission = admission_of(**common, verifier=self.verifier, per_second=10, burst=100)
         providers = {"vault": self.vault, "env": self.env}
-        self.admission = Admission(
-            policy=self.policy,
-            verifier=self.verifier,
-            throttle=Throttle(clock=self.clock, per_second=10, burst=100),
-            trail=self.trail,
-            strangers=self.trail,
-            metrics=self.metrics,
-            clock=self.clock,
-        )
-        self.resolver = ResolveReferences(
-            admission=self.admission,
-            policy=self.policy,
-            sources=Sources(cache=self.cache, leases=NoLeases(), providers=providers, queues=FairQueues({})),
-            trail=self.trail,
-            fingerprints=FakeFingerprints(),
-            metrics=self.metrics,
-            max_references=256,
-        )
+        self.resolver, self.cache = resolving(**common, admission=self.admission, providers=providers)
 
     async def ask(
         self,

@@ -3,33 +3,27 @@
 import asyncio
 from ipaddress import ip_address
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from broker.admission import Admission
 from broker.audit.event import Outcome
-from broker.cache.cache import Cache
-from broker.limits.fair_queue import FairQueues
 from broker.limits.in_flight import Claim, InFlight
-from broker.limits.throttle import Throttle
 from broker.policy.decision import Allow
 from broker.resolution.results import Granted, Require, Resolution, Status
-from broker.resolve import ResolveReferences, Wishes
+from broker.resolve import Wishes
 from broker.secret import Encoding, Reading, SecretDocument, SecretValue
-from broker.sources import Sources
 from broker.web.schemas import resolution_body, resolution_parts
 from tests.fakes import (
     FakeClock,
-    FakeFingerprints,
     FakePolicy,
     FakeProvider,
     FakeTrail,
-    FakeVerifier,
-    NoLeases,
     fake_metrics,
     fake_peer,
     fields_reading,
 )
+from tests.resolving import admission_of, resolving
 from tests.waiting import until
 
 MIB = 1024 * 1024
@@ -49,23 +43,10 @@ class Bench:
         self.trail = FakeTrail()
         self.provider = FakeProvider({f"kv/{name}": large() for name in NAMES})
         policy = FakePolicy({"vault:": Allow("read", 300.0, 3600.0)})
-        cache = Cache(clock=clock, metrics=metrics, max_entries=99, max_bytes=max_bytes, fetch_seconds=5)
-        self.resolver = ResolveReferences(
-            admission=Admission(
-                policy=policy,
-                verifier=FakeVerifier(),
-                throttle=Throttle(clock=clock, per_second=0, burst=1),
-                trail=self.trail,
-                strangers=self.trail,
-                metrics=metrics,
-                clock=clock,
-            ),
-            policy=policy,
-            sources=Sources(cache=cache, leases=NoLeases(), providers={"vault": self.provider}, queues=FairQueues({})),
-            trail=self.trail,
-            fingerprints=FakeFingerprints(),
-            metrics=metrics,
-            max_references=256,
+        common: Any = {"policy": policy, "trail": self.trail, "metrics": metrics, "clock": clock}
+        providers = {"vault": self.provider}
+        self.resolver, _ = resolving(
+            **common, admission=admission_of(**common), providers=providers, max_bytes=max_bytes
         )
 
     def claim(self) -> Claim:

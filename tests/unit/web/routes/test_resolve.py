@@ -13,18 +13,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from pydantic import ValidationError
 
-from broker.admission import Admission
 from broker.audit.event import Outcome
-from broker.cache.cache import Cache
 from broker.errors import IdentityRefusedError, IdentityRefusedReason, SourceUnavailableError
-from broker.limits.fair_queue import FairQueues
 from broker.limits.in_flight import InFlight
 from broker.limits.throttle import Throttle
 from broker.logs import EventRecord
 from broker.policy.decision import Allow
-from broker.resolve import ResolveReferences
 from broker.secret import Reading, SecretDocument
-from broker.sources import Sources
 from broker.web.applications import build_agent_app
 from broker.web.body import BodyLimits
 from broker.web.callers import AgentDoor
@@ -34,18 +29,16 @@ from broker.web.routes.resolve import RESOLVE_PATH, resolve_route
 from broker.web.schemas import ResolveRequest
 from tests.fakes import (
     FakeClock,
-    FakeFingerprints,
     FakePeers,
     FakePolicy,
     FakeProvider,
     FakeTrail,
-    FakeVerifier,
-    NoLeases,
     fake_metrics,
     fake_peer,
     fields_reading,
     text_reading,
 )
+from tests.resolving import admission_of, resolving
 
 KEY = "vault:secret/app#key"
 CANARY = "canary-6f1b"
@@ -67,29 +60,10 @@ class Bench:
         self.client: TestClient[web.Request, web.Application]
 
     def app(self) -> web.Application:
-        cache = Cache(
-            clock=self.clock, metrics=self.metrics, max_entries=99, max_bytes=9999, fetch_seconds=5, refresh_wait=0.02
-        )
-        self.admission = Admission(
-            policy=self.policy,
-            verifier=FakeVerifier(),
-            throttle=Throttle(clock=self.clock, per_second=1, burst=1000),
-            trail=self.trail,
-            strangers=self.trail,
-            metrics=self.metrics,
-            clock=self.clock,
-        )
-        resolve = ResolveReferences(
-            admission=self.admission,
-            policy=self.policy,
-            sources=Sources(
-                cache=cache, leases=NoLeases(), providers={"vault": self.vault, "env": self.env}, queues=FairQueues({})
-            ),
-            trail=self.trail,
-            fingerprints=FakeFingerprints(),
-            metrics=self.metrics,
-            max_references=256,
-        )
+        common: Any = {"policy": self.policy, "trail": self.trail, "metrics": self.metrics, "clock": self.clock}
+        self.admission = admission_of(**common, per_second=1, burst=1000)
+        providers = {"vault": self.vault, "env": self.env}
+        resolve, _ = resolving(**common, admission=self.admission, providers=providers)
 
         async def bug(request: web.Request) -> web.Response:
             raise RuntimeError(f"{CANARY} {request_id_of(request)}")

@@ -10,7 +10,6 @@ import pytest
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from broker.admission import Admission
 from broker.audit.event import EventKind, Outcome
 from broker.errors import IdentityRefusedError, IdentityRefusedReason, SourceMintsError
 from broker.leases.held import Asker
@@ -24,7 +23,8 @@ from broker.web.body import BodyLimits
 from broker.web.callers import AgentDoor
 from broker.web.routes.watch import WATCH_PATH, WatchHandler, watch_routes
 from tests.changing import ChangingStore
-from tests.fakes import FakeClock, FakePeers, FakePolicy, FakeTrail, FakeVerifier, fake_metrics, fake_peer
+from tests.fakes import FakeClock, FakePeers, FakePolicy, FakeTrail, fake_metrics, fake_peer
+from tests.resolving import admission_of
 from tests.waiting import until
 
 TEXT = "vault:secret/app#key"
@@ -41,15 +41,7 @@ class Bench:
         self.store = ChangingStore()
         self.store.set(APP, 1)
         self.lease: str | None = None
-        self.admission = Admission(
-            policy=self.policy,
-            verifier=FakeVerifier(),
-            throttle=Throttle(clock=self.clock, per_second=0, burst=1),
-            trail=self.trail,
-            strangers=self.trail,
-            metrics=self.metrics,
-            clock=self.clock,
-        )
+        self.admission = admission_of(policy=self.policy, trail=self.trail, metrics=self.metrics, clock=self.clock)
         door = AgentDoor(peers=self.peers, clock=self.clock, admission=self.admission)
         self.watch = WatchReferences(
             admission=self.admission,
