@@ -17,6 +17,8 @@ from broker import written_json
 from broker.errors import MissingPart, SecretMissingError, SecretUnusableError
 
 MASK: Final = "***"
+# Of values that may be kept beside any document, so that the structure of a small one is no matter.
+_SMALL_BYTES: Final = 4096
 _ARRAY_INDEX: Final = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
@@ -108,7 +110,7 @@ class SecretValue(_Opaque):
 class SecretDocument(_Opaque):
     """Everything that one read of one source gave: a scalar, or named fields below each other."""
 
-    __slots__ = ("_root", "_selected", "size")
+    __slots__ = ("_kept", "_root", "_selected", "size")
 
     def __init__(self, root: object, *, size: int) -> None:
         """Wrap `root`: bytes for a scalar, or what `written_json.read` made of an object.
@@ -120,6 +122,7 @@ class SecretDocument(_Opaque):
         """
         self._root = root
         self._selected: dict[tuple[str, ...], SecretValue] = {}
+        self._kept = 0
         self.size = size
 
     @classmethod
@@ -149,8 +152,16 @@ class SecretDocument(_Opaque):
         """
         known = self._selected.get(pointer)
         if known is None:
-            known = self._selected[pointer] = _value_of(self._walk(pointer))
+            known = _value_of(self._walk(pointer))
+            # Fields that lie in each other have the same bytes again and again; the cache counts the document alone.
+            if self._kept + known.size <= 2 * self.size + _SMALL_BYTES:
+                self._selected[pointer] = known
+                self._kept += known.size
         return known
+
+    def keeps(self, pointer: tuple[str, ...]) -> bool:
+        """Tell whether the value at `pointer` is there already; all that are kept are at most twice the document."""
+        return pointer in self._selected
 
     def whole(self) -> SecretValue:
         """Return the whole document as JSON, made anew; for the sealed file, which asks each document once."""

@@ -24,6 +24,7 @@ from broker.secret import SecretValue
 
 WITHHELD: Final = "withheld"
 _MAX_DERIVED: Final = 1024
+_SMALL_DECODED: Final = 4096
 # Bytes around a value in an answer: names, clocks and a lease.
 _AROUND: Final = 400
 TOO_OLD_CODE: Final = "secret_too_old"
@@ -176,9 +177,16 @@ def granted_item(text: str, reference: Reference, decision: Allow, cached: Cache
     )
     size = _AROUND + len(encode_basestring_ascii(text)) + granted.value.answer_size
     item = Item(reference.source.scheme, granted, record, size)
-    if len(cached.derived) < _MAX_DERIVED:
+    if len(cached.derived) < _MAX_DERIVED and _is_kept(reference, cached, granted.value):
         cached.derived[text, decision.rule] = item
     return item
+
+
+def _is_kept(reference: Reference, cached: Cached, value: SecretValue) -> bool:
+    """Tell whether an item with `value` takes next to no memory, of which the cache counts the document alone."""
+    if reference.decode is None:
+        return cached.reading.document.keeps(reference.pointer)
+    return value.size <= _SMALL_DECODED
 
 
 def _value(reference: Reference, cached: Cached) -> SecretValue:

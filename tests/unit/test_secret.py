@@ -65,6 +65,29 @@ def test_the_empty_pointer_is_the_whole() -> None:
     assert SecretDocument.of_bytes(b"\xff").select(()).encoding is Encoding.BASE64
 
 
+def nested(*, levels: int, leaf: str) -> SecretDocument:
+    root: dict[str, object] = {"a": leaf}
+    for _ in range(levels - 1):
+        root = {"a": root}
+    return SecretDocument.of_fields(root, size=len(leaf))
+
+
+def test_fields_that_lie_in_each_other_are_kept_up_to_twice_the_document_and_all_can_be_had() -> None:
+    document = nested(levels=50, leaf="x" * 100_000)
+    sizes = [document.select(("a",) * depth).size for depth in range(51)]
+    assert min(sizes) == 100_000
+    assert [depth for depth in range(51) if document.keeps(("a",) * depth)] == [0, 1]
+    assert document.select(("a",) * 50).reveal() == b"x" * 100_000
+
+
+def test_every_field_of_a_flat_document_is_kept_and_the_whole_too() -> None:
+    fields = {f"field-{number}": "x" * 1000 for number in range(100)}
+    document = SecretDocument.of_fields(fields, size=100_000)
+    pointers = [(), *((name,) for name in fields)]
+    first = [document.select(pointer) for pointer in pointers]
+    assert all(document.select(pointer) is value for pointer, value in zip(pointers, first, strict=True))
+
+
 @pytest.mark.parametrize("pointer", [("nope",), ("list", "1"), ("list", "00"), ("list", "-1"), ("api_key", "0")])
 def test_a_missing_field_says_so_without_the_value(pointer: tuple[str, ...]) -> None:
     with pytest.raises(SecretMissingError) as raised:

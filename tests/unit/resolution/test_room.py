@@ -1,6 +1,7 @@
 """What a request for more than there is memory for is told, and that nothing of it is revealed."""
 
 import asyncio
+import base64
 from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any
@@ -147,6 +148,20 @@ async def test_small_answers_wait_for_nobody() -> None:
     claim = bench.claim()
     assert codes(await bench.ask("small", claim=claim)) == ["ok"]
     assert not claim.has_large_answer
+
+
+async def test_what_is_made_of_a_secret_for_an_answer_stays_with_it_only_as_far_as_it_is_small() -> None:
+    bench = Bench()
+    size = 100_000
+    leaf = {"a": base64.b64encode(b"x" * size).decode()}
+    bench.provider.sources["kv/nested"] = Reading(SecretDocument.of_fields({"b": {"c": {"d": leaf}}}, size=size))
+    names = ["nested#/b", "nested#/b/c", "nested#/b/c/d", "nested#/b/c/d/a", "nested?decode=base64#/b/c/d/a"]
+    assert codes(await bench.ask(*names)) == ["ok"] * 5
+    first = await bench.ask(*names)
+    again = await bench.ask(*names)
+    kept = [one.value is other.value for one, other in zip(first.results, again.results, strict=True)]
+    assert kept == [True, False, False, False, False]
+    assert [one.value for one in first.results] == [other.value for other in again.results]
 
 
 @pytest.mark.parametrize(
