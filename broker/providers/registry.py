@@ -10,7 +10,7 @@ from broker.providers.env import EnvProvider, EnvSettings, examine_env, own_vari
 from broker.providers.file.examination import examine_files
 from broker.providers.file.provider import FileProvider
 from broker.providers.file.settings import FileSettings
-from broker.providers.vault.examine import examine_vault, spends_credential
+from broker.providers.vault.health.examine import examine_vault, spends_credential
 from broker.providers.vault.provider import VaultProvider
 from broker.providers.vault.settings import VaultSettings
 

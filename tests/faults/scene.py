@@ -135,7 +135,7 @@ class Scene:
             asked.append(host)
             raise socket.gaierror(socket.EAI_AGAIN, "no name server answers")
 
-        monkeypatch.setattr("broker.providers.vault.resolver.socket.getaddrinfo", fail)
+        monkeypatch.setattr("broker.providers.vault.way.resolver.socket.getaddrinfo", fail)
         return asked
 
     async def unready(self, reason: str, *, is_away: bool = True) -> None:

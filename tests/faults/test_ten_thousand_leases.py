@@ -72,7 +72,7 @@ async def test_ten_thousand_renewals_due_together_stay_within_the_budget_and_non
     async def sleep(seconds: float) -> None:
         clock.advance(seconds)
 
-    monkeypatch.setattr("broker.providers.vault.budget.asyncio", SimpleNamespace(sleep=sleep, Lock=asyncio.Lock))
+    monkeypatch.setattr("broker.providers.vault.limits.budget.asyncio", SimpleNamespace(sleep=sleep, Lock=asyncio.Lock))
     desk = Desk(clock=clock)
     asked = [asker(f"spiffe://prod.example/agent-{number}") for number in range(LEASES)]
     for each in asked:

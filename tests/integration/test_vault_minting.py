@@ -8,7 +8,7 @@ import pytest
 
 from broker.errors import FetchError, SecretMissingError, SourceMintsError, SourceUnavailableError, UpstreamDeniedError
 from broker.providers.base import Grip, Parent
-from broker.providers.vault import issued
+from broker.providers.vault.leasing import issued
 from broker.reference import parse
 from tests.lease_desk import Desk
 from tests.leasing import LEASE_RULES, MINTER_RULES, SEEING_RULES

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from broker.errors import SourceUnavailableError
-from broker.providers.vault.breaker import BreakerOpenError
+from broker.providers.vault.exchange.request import Place
+from broker.providers.vault.limits.breaker import BreakerOpenError
 from broker.providers.vault.provider import VaultProvider
-from broker.providers.vault.request import Place
 from broker.reference import parse
 from tests.openbao import OpenBao
 from tests.vaults import Seen, closing, token_provider

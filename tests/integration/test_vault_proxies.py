@@ -9,7 +9,7 @@ import pytest
 from broker.errors import SourceUnavailableError
 from broker.providers.own_variables import OwnVariables
 from broker.providers.vault.provider import VaultProvider
-from broker.providers.vault.trust import spki_pin
+from broker.providers.vault.way.trust import spki_pin
 from broker.reference import parse
 from tests.certificates import Files as Pair
 from tests.certificates import TestAuthority

@@ -21,8 +21,8 @@ from broker.errors import (
     UpstreamDeniedError,
 )
 from broker.limits.byte_budget import ByteBudget
-from broker.providers.vault.documents import created_time
 from broker.providers.vault.provider import VaultProvider
+from broker.providers.vault.reads.documents import created_time
 from broker.reference import parse
 from broker.secret import Encoding, Reading
 from tests.openbao import OpenBao

@@ -85,7 +85,7 @@ async def test_a_deletion_an_undeletion_and_the_end_of_a_secret_are_changes_and_
 async def test_a_folder_of_more_than_a_page_is_listed_whole(
     own_openbao: OpenBao, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("broker.providers.vault.revisions._PAGE", 2)
+    monkeypatch.setattr("broker.providers.vault.reads.revisions._PAGE", 2)
     sources = [parse(f"vault:secret/paged/s{number}#v").source for number in range(5)]
     for source in sources:
         own_openbao.put_secret(source.path.removeprefix("secret/"), v="1")

@@ -16,9 +16,9 @@ import pytest
 from broker.cli.child import free_port
 from broker.errors import SecretMissingError, SourceUnavailableError, UpstreamDeniedError
 from broker.providers.base import Grip
+from broker.providers.vault.exchange.request import StoreRequest
 from broker.providers.vault.provider import VaultProvider
-from broker.providers.vault.request import StoreRequest
-from broker.providers.vault.trust import spki_pin
+from broker.providers.vault.way.trust import spki_pin
 from broker.reference import parse
 from tests.certificates import Files as Pair
 from tests.certificates import TestAuthority

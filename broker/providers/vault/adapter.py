@@ -13,10 +13,10 @@ import hvac
 import hvac.adapters
 
 from broker.errors import SourceUnavailableError
-from broker.providers.vault.answers import StoreAnswerError, foreign_error, is_error
-from broker.providers.vault.request import StoreRequest, is_about_token
+from broker.providers.vault.exchange.answers import StoreAnswerError, foreign_error, is_error
+from broker.providers.vault.exchange.request import StoreRequest, is_about_token
 from broker.providers.vault.settings import VaultSettings
-from broker.providers.vault.transport import StoreTransport
+from broker.providers.vault.transport.transport import StoreTransport
 
 _ERRORS: Final = 400
 _HEADERS: Final = {"X-Vault-Request": "true", "Accept-Encoding": "identity"}

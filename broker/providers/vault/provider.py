@@ -6,23 +6,23 @@ from contextlib import suppress
 
 from broker.errors import SecretMissingError
 from broker.providers.base import Extension, Grip, Parent, ProviderTools, Revision
-from broker.providers.vault.belief import Belief
-from broker.providers.vault.engine_reads import EngineReads
-from broker.providers.vault.engines import call_of
-from broker.providers.vault.health import StoreHealth
-from broker.providers.vault.issued import IssuedCertificates
-from broker.providers.vault.kv_reads import KvReads
-from broker.providers.vault.latest import LatestState
-from broker.providers.vault.leader import LeaderWatch
-from broker.providers.vault.leasing import StoreLeases
-from broker.providers.vault.login import StoreLogin
+from broker.providers.vault.engines.calls import call_of
+from broker.providers.vault.engines.mounts import Mount, MountTable
+from broker.providers.vault.health.health import StoreHealth
+from broker.providers.vault.health.leader import LeaderWatch
+from broker.providers.vault.leasing.issued import IssuedCertificates
+from broker.providers.vault.leasing.leases import StoreLeases
 from broker.providers.vault.logins.methods import login_method
-from broker.providers.vault.mounts import Mount, MountTable
+from broker.providers.vault.own_token.login import StoreLogin
+from broker.providers.vault.own_token.questions import Questions
 from broker.providers.vault.places import require_declared
-from broker.providers.vault.questions import Questions
-from broker.providers.vault.revisions import FolderListings
+from broker.providers.vault.reads.belief import Belief
+from broker.providers.vault.reads.engines import EngineReads
+from broker.providers.vault.reads.kv import KvReads
+from broker.providers.vault.reads.latest import LatestState
+from broker.providers.vault.reads.revisions import FolderListings
 from broker.providers.vault.settings import VaultSettings
-from broker.providers.vault.transport import StoreTransport
+from broker.providers.vault.transport.transport import StoreTransport
 from broker.reference import Source
 from broker.secret import Reading
 

@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from broker.providers.vault.exchange.request import Patience
 from broker.providers.vault.logins.settings import AuthSettings
-from broker.providers.vault.proxy import ProxySettings
-from broker.providers.vault.request import Patience
 from broker.providers.vault.section import MountPath, Seconds, Section, StoreName, namespace_of
-from broker.providers.vault.trust import ClientCertificateSettings, Pin, key_of
+from broker.providers.vault.way.proxy import ProxySettings
+from broker.providers.vault.way.trust import ClientCertificateSettings, Pin, key_of
 
 _PINS_AT_LEAST: Final = 2
 

@@ -17,7 +17,7 @@ from broker.errors import (
     SourceUnavailableError,
     UpstreamDeniedError,
 )
-from broker.providers.vault.breaker import BreakerOpenError
+from broker.providers.vault.limits.breaker import BreakerOpenError
 from broker.reference import Source
 from broker.secret import Facts, Reading
 from tests.fakes import START, FakeClock, FakeProvider, fake_metrics, text_reading

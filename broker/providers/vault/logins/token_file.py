@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from broker.logs import EventLogger
-from broker.providers.vault.answers import StoreAnswerError
+from broker.providers.vault.exchange.answers import StoreAnswerError
 from broker.providers.vault.logins.method import Credential, CredentialReader, Grant, Refusals
 from broker.providers.vault.places import Located
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 from broker.errors import SourceUnavailableError
 from broker.logs import EventLogger
 from broker.providers.base import UpstreamObserver
-from broker.providers.vault.answers import BAD_REQUEST, StoreAnswerError
-from broker.providers.vault.failures import NothingSentError
+from broker.providers.vault.exchange.answers import BAD_REQUEST, StoreAnswerError
+from broker.providers.vault.exchange.failures import NothingSentError
 from broker.providers.vault.logins.method import Credential, CredentialSpentError
 from broker.secret import Encoding, SecretValue
 

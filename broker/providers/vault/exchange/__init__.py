@@ -1,0 +1,1 @@
+"""One request to the store, its answer, and what goes wrong between them."""

@@ -1,0 +1,1 @@
+"""Whether the store could serve, and what of its settings would fail."""

@@ -1,0 +1,1 @@
+"""Reads of secrets: what is asked, whether a refusal is believed, and what an answer becomes."""
