@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -217,7 +218,7 @@ def test_a_verification_leaves_its_result_for_prometheus(place: Path, tmp_path: 
     assert file.stat().st_mode & 0o777 == 0o644
     assert [one.name for one in tmp_path.iterdir() if "prom" in one.name] == ["broker_audit.prom"]
 
-    with sqlite3.connect(place / "audit.db") as connection:
+    with closing(sqlite3.connect(place / "audit.db")) as connection, connection:
         connection.execute("UPDATE record SET outcome = 'success' WHERE seq = 6")
     assert main(arguments) == 1
     found = series(file)

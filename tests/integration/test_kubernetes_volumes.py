@@ -5,6 +5,7 @@ import socket
 import sqlite3
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ def test_the_state_is_the_brokers_own_below_the_volume_of_the_group(cluster: Clu
     state = cluster.pod.volume("state") / "state"
     assert (state.stat().st_uid, state.stat().st_mode & 0o777) == (USER, 0o700)
     assert {file.stat().st_mode & 0o077 for file in state.iterdir()} == {0}
-    with sqlite3.connect(f"file:{state}/audit.db?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{state}/audit.db?mode=ro", uri=True)) as connection:
         assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
 
 

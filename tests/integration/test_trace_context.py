@@ -1,5 +1,6 @@
 """A trace goes through the broker: from the agent's header to the log, the trail and the store."""
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -58,7 +59,7 @@ def line_of(broker: RunningBroker, request: str) -> dict[str, object]:
 
 
 def record_of(broker: RunningBroker, request: str) -> bytes:
-    with sqlite3.connect(f"file:{broker.place.database}?mode=ro", uri=True) as connection:
+    with contextlib.closing(sqlite3.connect(f"file:{broker.place.database}?mode=ro", uri=True)) as connection:
         [row] = connection.execute("SELECT body FROM record WHERE instr(body, ?) > 0", (request.encode(),)).fetchall()
     return bytes(row[0])
 

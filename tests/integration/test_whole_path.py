@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
@@ -150,5 +151,5 @@ def _metrics(broker: RunningBroker) -> str:
 
 def test_the_database_is_for_its_owner_alone(broker: RunningBroker) -> None:
     assert broker.place.database.stat().st_mode & 0o077 == 0
-    with sqlite3.connect(f"file:{broker.place.database}?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{broker.place.database}?mode=ro", uri=True)) as connection:
         assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
