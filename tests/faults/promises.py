@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -48,9 +49,9 @@ async def _each_answer_is_on_record(scene: Scene) -> None:
 
 
 def _read_trail(database: Path) -> tuple[int, tuple[object, ...]]:
-    reader = open_trail_reader(database)
-    records = sum(1 for _ in reader.records(Query(kind=EventKind.RESOLVE)))
-    return records, verify(reader).findings
+    with closing(open_trail_reader(database)) as reader:
+        records = sum(1 for _ in reader.records(Query(kind=EventKind.RESOLVE)))
+        return records, verify(reader).findings
 
 
 def _store_was_asked_within_the_budget(scene: Scene, audited: Sequence[Asked], answered: Sequence[Asked]) -> None:

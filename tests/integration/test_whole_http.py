@@ -104,7 +104,7 @@ def exchange(broker: RunningBroker, listener: str, raw: bytes) -> Raw:
         connection.sendall(raw)
         answer = b""
         # What the broker did not read is reset when it closes the connection, after its answer.
-        with suppress(ConnectionResetError):
+        with suppress(ConnectionError):
             while data := connection.recv(65536):
                 answer += data
     return Raw(answer)
