@@ -3,7 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
@@ -53,7 +53,8 @@ MALFORMED = {
 }
 TOO_LARGE = {
     "a header of 9,000 bytes": GET + b"X-A: " + MARKER + b"a" * 9000 + b"\r\n\r\n",
-    "a header without an end": GET + b"X-A: " + MARKER + b"a" * 200_000,
+    # Who sends more than the broker reads at once may still be sending when its connection is closed.
+    "a header without an end": GET + b"X-A: " + MARKER + b"a" * 20_000,
     "a path of 9,000 bytes": b"GET /" + MARKER + b"a" * 9000 + b" HTTP/1.1\r\n" + HOST + b"\r\n",
 }
 CASES = [
@@ -103,10 +104,8 @@ def exchange(broker: RunningBroker, listener: str, raw: bytes) -> Raw:
     with closing(connect(broker, listener)) as connection:
         connection.sendall(raw)
         answer = b""
-        # What the broker did not read is reset when it closes the connection, after its answer.
-        with suppress(ConnectionError):
-            while data := connection.recv(65536):
-                answer += data
+        while data := connection.recv(65536):
+            answer += data
     return Raw(answer)
 
 
